@@ -1,0 +1,175 @@
+"""Numbers from labels and probabilities: confusion, intersection over union, KITTI's MaxF and AP.
+
+Everything is counted in int64 and summed over pictures first; scores are derived from the sums.
+NumPy only.
+"""
+
+import numpy as np
+
+VOID = 255  # the label of pixels that count nowhere
+ROAD = 1  # the class index of road in two-class road sets
+CONFIDENCES = 256  # KITTI scores 8-bit confidences
+
+
+def confusion_matrix(label, prediction, classes):
+    """Count valid pixels by true and predicted class.
+
+    label, prediction: integer arrays of one shape, class indices; VOID in label does not count.
+    Returns int64 [classes, classes], rows true, columns predicted.
+    """
+    valid = label != VOID
+    pairs = label[valid].astype(np.int64) * classes + prediction[valid]
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+def class_scores(confusion, names):
+    """Derive accuracy and intersection over union from a confusion matrix.
+
+    confusion: int64 [C, C], rows true; names: the C class names.
+    Returns {"accuracy", "mean_iou", "classes": {name: iou}}, percentages 0..100. A class that is
+    in neither label nor prediction has iou None and does not enter the mean; nor does anything
+    where there is no valid pixel.
+    """
+    hits = np.diag(confusion)
+    unions = confusion.sum(axis=0) + confusion.sum(axis=1) - hits
+    ious = {
+        name: 100.0 * hit / union if union else None
+        for name, hit, union in zip(names, hits.tolist(), unions.tolist(), strict=True)
+    }
+    present = [iou for iou in ious.values() if iou is not None]
+    return {
+        "accuracy": 100.0 * int(hits.sum()) / max(int(confusion.sum()), 1),
+        "mean_iou": sum(present) / max(len(present), 1),
+        "classes": ious,
+    }
+
+
+def to_confidence(probability):
+    """Turn probabilities 0..1 into KITTI's 8-bit confidences: uint8, round(255 p)."""
+    return np.rint(255.0 * np.asarray(probability)).astype(np.uint8)
+
+
+def confidence_counts(label, confidence):
+    """Count valid pixels by class (0 other, 1 road) and 8-bit confidence.
+
+    label: uint8 [H, W]; confidence: uint8 [H, W]. Returns int64 [2, 256].
+    """
+    valid = label != VOID
+    pairs = label[valid].astype(np.int64) * CONFIDENCES + confidence[valid]
+    return np.bincount(pairs, minlength=2 * CONFIDENCES).reshape(2, CONFIDENCES)
+
+
+def kitti_scores(counts):
+    """Score summed confidence counts as the KITTI Road benchmark does.
+
+    A pixel is called road at threshold k where its confidence is at least k, k = 0..255. MaxF is
+    the best F1 over k (the first k on ties) and PRE, REC, FPR, FNR and IoU are taken there; AP is
+    the mean over recalls 0, 0.1 .. 1 of the best precision at that recall or more.
+    (J. Fritsch, T. Kuehnl, A. Geiger: A New Performance Measure and Evaluation Benchmark for Road
+    Detection Algorithms, ITSC 2013; cvlibs.net/datasets/kitti/eval_road.php)
+
+    counts: int64 [2, 256] of `confidence_counts`, summed over pictures.
+    Returns percentages 0..100 and "threshold", the probability k / 255.
+    """
+    false_positive, true_positive = counts[:, ::-1].cumsum(axis=1)[:, ::-1]
+    negatives, positives = (max(int(total), 1) for total in counts.sum(axis=1))
+    recall = true_positive / positives
+    precision = true_positive / (true_positive + false_positive + 1e-10)
+    f_measure = 2 * precision * recall / (precision + recall + 1e-10)
+    best = int(np.argmax(f_measure))
+    # Whole numbers decide which recalls are reached: 0.3 is not exact in floating point.
+    reached = [precision[10 * true_positive >= tenth * positives] for tenth in range(11)]
+    scores = {
+        "MaxF": f_measure[best],
+        "AP": np.mean([values.max(initial=0.0) for values in reached]),
+        "PRE": precision[best],
+        "REC": recall[best],
+        "FPR": false_positive[best] / negatives,
+        "FNR": 1.0 - recall[best],
+        "IoU": true_positive[best] / max(positives + int(false_positive[best]), 1),
+    }
+    percentages = {name: 100.0 * float(value) for name, value in scores.items()}
+    return percentages | {"threshold": best / (CONFIDENCES - 1)}
+
+
+class Tally:
+    """Sums what pictures contribute to the scores; its size does not depend on their number."""
+
+    def __init__(self, class_names):
+        self.class_names = tuple(class_names)
+        self.confusion = np.zeros((len(self.class_names),) * 2, np.int64)
+        self.confidences = {}  # category -> int64 [2, 256]
+        self.pictures = {}  # category -> pictures counted
+        self.loss_sum = 0.0
+
+    def add(self, label, probabilities, category):
+        """Count one picture.
+
+        label: uint8 [H, W] class indices or VOID; probabilities: float32 [H, W, C] that sum to 1;
+        category: a word such as "um", scored by itself too.
+        """
+        valid = label != VOID
+        self.confusion += confusion_matrix(
+            label, probabilities.argmax(axis=-1), len(self.class_names)
+        )
+        true_class = np.where(valid, label, 0)[..., None]
+        chosen = np.take_along_axis(probabilities, true_class, axis=-1)[..., 0]
+        self.loss_sum += float(-np.log(np.maximum(chosen[valid], 1e-7)).sum())
+        self.pictures[category] = self.pictures.get(category, 0) + 1
+        if len(self.class_names) == 2:
+            counts = confidence_counts(label, to_confidence(probabilities[..., ROAD]))
+            self.confidences[category] = self.confidences.get(category, 0) + counts
+
+    @property
+    def loss(self):
+        """Mean cross-entropy over all valid pixels, in nats."""
+        return self.loss_sum / max(int(self.confusion.sum()), 1)
+
+    def scores(self):
+        """Return the scores in the layout of metrics.json, without "dataset" and "split"."""
+        total = sum(self.pictures.values())
+        scores = {"pictures": total, **class_scores(self.confusion, self.class_names)}
+        if self.confidences:
+            groups = {"all": (sum(self.confidences.values()), total)}
+            for category, counts in sorted(self.confidences.items()):
+                groups[category] = (counts, self.pictures[category])
+            scores["perspective"] = {
+                name: kitti_scores(counts) | {"pictures": pictures}
+                for name, (counts, pictures) in groups.items()
+            }
+        return scores
+
+
+def row_confidence(height, width):
+    """Call everything below the horizon road: confidence grows with the row alone.
+
+    The best threshold then is the best horizon. Returns uint8 [height, width].
+    """
+    rows = np.rint(255.0 * (np.arange(height) + 0.5) / height).astype(np.uint8)
+    return np.broadcast_to(rows[:, None], (height, width))
+
+
+def colour_confidence(picture, road_colour):
+    """Call everything road whose colour is near the mean colour of roads.
+
+    picture: uint8 [H, W, 3]; road_colour: [3], 0..255. Returns uint8 [H, W].
+    """
+    distance = np.linalg.norm(picture.astype(np.float32) - road_colour, axis=-1)
+    return (255.0 - np.minimum(distance, 255.0)).astype(np.uint8)
+
+
+def score_table(result):
+    """Lay out the content of metrics.json as a short table for the terminal."""
+    lines = [
+        f"Scores on the {result['pictures']} pictures of the {result['split']} part, in percent",
+        f"({result['labels']})",
+    ]
+    if "perspective" in result:
+        columns = ("MaxF", "AP", "PRE", "REC", "IoU")
+        lines.append(f"{'':32}" + "".join(f"{column:>8}" for column in columns))
+        for name, scores in result["perspective"].items():
+            lines.append(f"{name:32}" + "".join(f"{scores[column]:8.2f}" for column in columns))
+    for rule, max_f in result.get("simple_rules", {}).items():
+        lines.append(f"{'rule: ' + rule:32}{max_f:8.2f}")
+    lines.append(f"accuracy {result['accuracy']:.2f}, mean IoU {result['mean_iou']:.2f}")
+    return "\n".join(lines)
