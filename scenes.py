@@ -1,0 +1,439 @@
+"""Draws road scenes in KITTI's layout, with exact labels and calibration that fits.
+
+Road frame: x to the right, y down, z ahead, in metres, the ground is y = 0. Pixel coordinates
+u, v count from 1, as in KITTI: the pixel in column c and row r has its centre at c + 1.5, r + 1.5.
+"""
+
+import json
+import shutil
+from collections import namedtuple
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from datasets import UserError
+from scenery import (
+    CAMERA,
+    FOCAL_PIXELS,
+    FRONTAGES,
+    MATERIALS,
+    Canvas,
+    Light,
+    joints,
+    make_block,
+    make_noise,
+    make_tree,
+    make_vehicle,
+    on_plane,
+    paint_all,
+    pick,
+    pick_colour,
+)  # fmt: skip
+
+DRAWING_VERSION = 1
+KITTI_SIZES = ((375, 1242), (370, 1224), (374, 1238), (376, 1241))
+CATEGORIES = ("um", "umm", "uu")
+DATA_SET_FOLDERS = ("training/image_2", "training/gt_image_2", "training/calib",
+                    "testing/image_2", "testing/calib")
+ROAD, NOT_ROAD, NOT_VALID = (255, 0, 255), (255, 0, 0), (0, 0, 0)
+PRINCIPAL_PIXELS = (609.5593, 172.854)
+CAMERAS_METRES = {"P0": (0, 0, 0), "P1": (-0.5372, 0, 0),
+                  "P2": (0.0598, -0.0004, 0.0027), "P3": (-0.4731, 0.0024, 0.0027)}
+SENSORS = {"Tr_velo_to_cam": ((0, -1, 0, -0.004), (0, 0, -1, -0.076), (1, 0, 0, -0.272)),
+           "Tr_imu_to_velo": ((1, 0, 0, -0.809), (0, 1, 0, 0.32), (0, 0, 1, -0.8))}
+GROUND_END_METRES, NEVER_METRES = 250.0, -1000.0
+SHADOW_CELL_METRES, SHADOW_CELLS, SHADOW_CORNER_METRES = 0.15, (600, 900), (-45.0, -15.0)
+LOOKALIKES = ("asphalt", "slabs", "gravel")
+PAINT = (226, 227, 220)
+
+# Ranges are (low, high); parked_outside is how far from the road's edge vehicles stand.
+Category = namedtuple("Category", "lanes lane_metres marked surfaces frontages parked_share "
+                                  "parked_outside_metres moving_vehicles")
+ROADS = {
+    "um": Category((2, 2), (3, 3.8), True, ("asphalt", "asphalt", "concrete", "brown"),
+                   ("hedge", "wall", "fence", "house", "open", "open"), 0.12, (1.2, 1.8), 3),
+    "umm": Category((3, 4), (2.8, 3.4), True, ("asphalt", "asphalt", "asphalt", "concrete"),
+                    ("hedge", "wall", "house", "open", "open"), 0.06, (1.2, 2), 6),
+    "uu": Category((2, 2), (2.2, 3.1), False,
+                   ("asphalt", "asphalt", "concrete", "brown", "cobbles"),
+                   ("hedge", "wall", "fence", "house", "house", "open"), 0.4, (-1, 1.3), 1),
+}
+ROADSIDES = (  # material and mean width in metres, from the road outwards; the last one goes on
+    (("kerb", 0.2), ("slabs", 2.2), ("grass", 3)),
+    (("kerb", 0.2), ("asphalt", 2), ("dirt", 1)),
+    (("gravel", 0.8), ("grass", 6)),
+    (("kerb", 0.2), ("grass", 2), ("slabs", 2), ("grass", 2)),
+    (("cobbles", 0.4), ("slabs", 2.4), ("dirt", 1)),
+    (("grass", 7),),
+    (("kerb", 0.2), ("asphalt", 2.4), ("kerb", 0.2), ("slabs", 2), ("gravel", 2)),
+    (("cobbles", 0.3), ("gravel", 3), ("grass", 5)),
+)
+
+LIGHTS = (  # sky colours over 255 are too bright for the camera
+    Light(0.85, (0.27, 0.3, 0.35), (84, 140, 225), (205, 228, 250), 0.3, (0.9, 1.25)),
+    Light(0.95, (0.22, 0.24, 0.27), (205, 225, 250), (275, 275, 270), 0.4, (0.9, 1.35)),
+    Light(0.7, (0.36, 0.38, 0.4), (140, 175, 225), (235, 238, 240), 0.9, (0.9, 1.2)),
+    Light(0.1, (0.72, 0.74, 0.77), (176, 184, 196), (226, 230, 234), 0.5, (0.75, 1.15)),
+    Light(0.35, (0.38, 0.34, 0.35), (96, 112, 158), (238, 196, 150), 0.6, (0.9, 1.2)),
+)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One scene: picture and label uint8 [H, W, 3], calibration {KITTI's key: float64 matrix}."""
+
+    picture: np.ndarray
+    label: np.ndarray
+    calibration: dict
+
+
+@dataclass(frozen=True)
+class Street:
+    """A road: cubic centre line, strips from left to right, painted lines, perhaps a side road."""
+
+    centre: np.ndarray
+    half_width_metres: float
+    lane_metres: float
+    edges_metres: np.ndarray
+    materials: tuple
+    colours: np.ndarray
+    road_strip: int
+    lines_metres: tuple
+    side_road: tuple
+    crossing_metres: float
+    paint_left: float
+    label_range_metres: float
+
+    def centre_metres(self, z):
+        """x of the centre line at range z (metres, any shape); straight where nobody sees it."""
+        return np.polyval(self.centre, np.minimum(z, 120.0))
+
+    def in_side_road(self, lateral, z):
+        """Boolean: which places (metres right of the centre line, and range) are side road."""
+        side, range_metres, half_width_metres = self.side_road
+        beyond = side * lateral - self.half_width_metres
+        flare = 3 * np.exp(-np.maximum(beyond, 0))
+        return (beyond > 0) & (np.abs(z - range_metres) < half_width_metres + flare)
+
+
+def make_calibration(generator, shape):
+    """KITTI's matrices (float64) for a camera over the road, and the picture's height and width."""
+    full = pick(generator, KITTI_SIZES)
+    height, width = shape or full
+    scale = np.diag((width / full[1], height / full[0], 1.0))
+    scale[:2, 2] = 1 - np.diag(scale)[:2]  # pixel coordinates count from 1
+    intrinsic = np.diag((FOCAL_PIXELS, FOCAL_PIXELS, 1.0))
+    intrinsic[:2, 2] = PRINCIPAL_PIXELS + generator.uniform(-3, 3, 2)
+    rectify = Rotation.from_euler("xyz", generator.uniform(-0.6, 0.6, 3), degrees=True).as_matrix()
+    aim = Rotation.from_euler("xyz", generator.uniform(-1, 1, 3) * (1.2, 1.0, 0.8), degrees=True)
+    calibration = {key: scale @ intrinsic @ np.column_stack((np.eye(3), place))
+                   for key, place in CAMERAS_METRES.items()}
+    calibration["R0_rect"] = rectify
+    calibration |= {key: np.array(rows, dtype=float) for key, rows in SENSORS.items()}
+    calibration["Tr_cam_to_road"] = np.column_stack(
+        (aim.as_matrix().T @ rectify, (0, -generator.uniform(1.55, 1.75), 0.27)))
+    return calibration, (height, width)
+
+
+def calibration_text(calibration):
+    """KITTI's calibration file (a line per matrix, row major) for a dict with KITTI's keys."""
+    return "".join(f"{key}: {' '.join(f'{number:.12e}' for number in matrix.ravel())}\n"
+                   for key, matrix in calibration.items())
+
+
+def road_projection(calibration):
+    """Matrix [3, 4] that takes homogeneous road-frame points (metres) to u, v times depth."""
+    rectify, to_road = np.eye(4), np.eye(4)
+    rectify[:3, :3], to_road[:3] = calibration["R0_rect"], calibration["Tr_cam_to_road"]
+    return calibration["P2"] @ rectify @ np.linalg.inv(to_road)
+
+
+def horizon_row(calibration):
+    """Row (float, 0 at the picture's upper edge) where level ground straight ahead ends."""
+    ahead = road_projection(calibration)[:, 2]
+    return ahead[1] / ahead[2] - 1
+
+
+def make_side(generator, road_colour):
+    """Materials, outer edges (metres from the road) and colours of the strips on one side."""
+    names, widths = zip(*pick(generator, ROADSIDES), strict=True)
+    colours = [pick_colour(generator, name) for name in names]
+    for i, name in enumerate(names):
+        if name in LOOKALIKES:
+            like_road = road_colour * generator.uniform(0.9, 1.15)
+            colours[i] = colours[i] + generator.random() * (like_road - colours[i])
+    return names, np.cumsum(widths * generator.uniform(0.7, 1.5, len(widths))), colours
+
+
+def make_lines(generator, lanes, lane_metres):
+    """Painted lines along the road: (lateral, half width, dash, period), all in metres."""
+    period, half_width = generator.uniform(6, 14), generator.uniform(0.05, 0.09)
+    places = (np.arange(lanes + 1) - lanes / 2) * lane_metres
+    places[[0, -1]] += np.array((1, -1)) * generator.uniform(0.15, 0.4)
+    dashes = generator.choice((1.0, 0.5, 0.4, 0.33), lanes + 1)
+    dashes[[0, -1]] = generator.random(2) < 0.6
+    return tuple((place, half_width, dash * period, period)
+                 for place, dash in zip(places, dashes, strict=True))
+
+
+def make_street(generator, category):
+    """A random street of a category; the camera (x = 0, z = 0) drives on its right half."""
+    lanes = int(generator.integers(category.lanes[0], category.lanes[1] + 1))
+    lane_metres = generator.uniform(*category.lane_metres)
+    half_width = lanes * lane_metres / 2
+    camera = (generator.integers(lanes // 2, lanes) + 0.5 - lanes / 2) * lane_metres
+    surface = pick(generator, category.surfaces)
+    colour = pick_colour(generator, surface)
+    left, right = make_side(generator, colour), make_side(generator, colour)
+    side_road = generator.choice((-1, 1)), generator.uniform(10, 50), generator.uniform(2.5, 4)
+    return Street(
+        centre=generator.normal((0, 0, 0, -camera), (2e-5, 2.4e-3, 0.03, 0.35)),
+        half_width_metres=half_width, lane_metres=lane_metres,
+        edges_metres=np.concatenate((-half_width - left[1][-2::-1], (-half_width, half_width),
+                                     half_width + right[1][:-1])),
+        materials=(*left[0][::-1], surface, *right[0]),
+        colours=np.array((*left[2][::-1], colour, *right[2])), road_strip=len(left[0]),
+        lines_metres=make_lines(generator, lanes, lane_metres) if category.marked else (),
+        side_road=side_road if generator.random() < 0.5 else (1, NEVER_METRES, 0),
+        crossing_metres=generator.uniform(8, 40) if generator.random() < 0.12 else NEVER_METRES,
+        paint_left=generator.uniform(0.3, 3), label_range_metres=generator.uniform(58, 72))
+
+
+def make_sun(generator):
+    """Unit vector [3] towards the sun, in the road frame."""
+    turn, rise = generator.uniform((0, 0.5), (2 * np.pi, 1.1))
+    return np.array((np.cos(rise) * np.sin(turn), -np.sin(rise), np.cos(rise) * np.cos(turn)))
+
+
+def make_frontage(generator, street, category, side):
+    """Houses, walls, hedges and fences on one side (-1 left, 1 right) of a street."""
+    reach = side * np.abs(street.edges_metres[(side - 1) // 2]) + side * generator.uniform(1, 4)
+    kinds = generator.choice(category.frontages, 2)
+    start, things = generator.uniform(3, 6), []
+    while start < 115:
+        end = start + generator.uniform(8, 20)
+        kind = kinds[int(generator.random() < 0.3)]
+        blocked = street.in_side_road(reach, np.linspace(start - 3, end + 3, 30)).any()
+        if kind in FRONTAGES and not blocked:
+            near, far = (np.array((street.centre_metres(z) + reach, 0, z)) for z in (start, end))
+            things.append(make_block(generator, near, far, side, *FRONTAGES[kind]))
+        start = end + generator.choice((0, 0, 3, 6))
+    return things
+
+
+def make_roadside(generator, street, category, side):
+    """Parked vehicles, trees and posts on one side (-1 left, 1 right) of a street."""
+    tree_share, things = generator.choice((0.1, 0.25, 0.5, 0.9)), []
+    for z in np.arange(generator.uniform(6, 14), 110, 6.3):
+        edge = street.centre_metres(z) + side * street.half_width_metres
+        parked, tree = generator.random(2) < (category.parked_share, tree_share)
+        outside = generator.uniform(*category.parked_outside_metres), generator.uniform(2, 6)
+        if street.in_side_road(side * (street.half_width_metres + 1), z + np.array((-4, 4))).any():
+            continue
+        if parked:
+            things.append(make_vehicle(generator, street, edge + side * outside[0], z))
+        if tree:
+            things.append(make_tree(generator, edge + side * outside[1], z + 3))
+    return things
+
+
+def make_traffic(generator, street, category):
+    """Vehicles on the road: ahead on its right half, oncoming on its left half."""
+    count, things = generator.integers(category.moving_vehicles + 1), []
+    for z in generator.choice(np.arange(13, 90, 11.0), count, replace=False):
+        side = generator.choice((-1, 1))
+        x = street.centre_metres(z) + side * street.half_width_metres * generator.uniform(0.3, 0.7)
+        things.append(make_vehicle(generator, street, x, z, np.pi * (side < 0)))
+    return things
+
+
+def shadow_maps(things, sun):
+    """Shadow of the sun and under things (0..1), two float32 maps of the ground [z, x]."""
+    images = [Image.new("L", SHADOW_CELLS) for _ in range(2)]
+    direct, contact = (ImageDraw.Draw(image) for image in images)
+    for thing in things:
+        base = thing.footprint - SHADOW_CORNER_METRES
+        low, high = ((base + height * sun[[0, 2]] / sun[1]) / SHADOW_CELL_METRES
+                     for height in (thing.bottom_metres, thing.top_metres))
+        direct.polygon([*high.ravel()], 255)
+        for i in range(len(base)):
+            direct.polygon([*np.concatenate((low[i - 1], low[i], high[i], high[i - 1]))], 255)
+        if thing.bottom_metres == 0:
+            contact.polygon([*base.ravel() / SHADOW_CELL_METRES], 255)
+    return [ndimage.gaussian_filter(np.asarray(image, dtype=np.float32) / 255, sigma)
+            for image, sigma in zip(images, (0.8, 1.6), strict=True)]
+
+
+def ground_light(canvas, x, z, maps, rough):
+    """Light [n, 3] on ground points (metres) with shadow edges shifted by `rough` cells."""
+    places = [(metres - corner) / SHADOW_CELL_METRES + rough
+              for metres, corner in zip((z, x), SHADOW_CORNER_METRES[::-1], strict=True)]
+    direct, contact = (ndimage.map_coordinates(shade, places, order=1) for shade in maps)
+    sunny = canvas.light.direct * -canvas.sun[1] * (1 - np.clip(1.6 * direct - 0.3, 0, 1))
+    sky = np.array(canvas.light.ambient, np.float32)
+    return sky * (1 - 0.75 * contact)[:, None] + sunny[:, None]
+
+
+def paint_ground(generator, canvas, street, ground, lateral, maps):
+    """Paints each pixel that shows near ground (ground [3, H, W], lateral [H, W], in metres)."""
+    shown = ground[2] > 1 / GROUND_END_METRES
+    strip = np.searchsorted(street.edges_metres, lateral[shown])
+    strip[street.in_side_road(lateral[shown], ground[1][shown])] = street.road_strip
+    x, z, inverse, lateral = (a[shown].astype(np.float32) for a in (*ground, lateral))
+    fine = canvas.grain(x / 0.05, z / 0.08)
+    coarse = canvas.grain(x / 0.5 + 0.2 * fine, z / 0.7 + 0.2 * fine)
+    traits = np.array([MATERIALS[name][2:] for name in street.materials], np.float32)
+    patches, grain, spacing = traits.T[:, strip]
+    value = 1 + np.minimum(1, 25 * inverse) * (patches * coarse + grain * fine)
+    for metres in np.unique(traits[traits[:, 2] > 0, 2]):
+        here = spacing == metres
+        for place in (z, lateral):
+            value[here] *= joints(place[here], metres, inverse[here])
+    road = strip == street.road_strip
+    value[road] *= wear(generator, canvas, street, lateral[road], z[road], coarse[road])
+    colour = street.colours.astype(np.float32)[strip] * value[:, None]
+    paint = road & is_painted(street, lateral, z) & (fine + coarse < street.paint_left)
+    colour[paint] = np.array(PAINT) * value[paint, None]
+    lit = colour * ground_light(canvas, x, z, maps, coarse + 0.5 * fine)
+    canvas.picture[shown] = canvas.haze(lit, z)
+
+
+def is_painted(street, lateral, z):
+    """Boolean: which places (metres) have a painted line or a stripe of a crossing."""
+    painted = (np.abs(z - street.crossing_metres) < 1.6) & (lateral % 1.0 < 0.5)
+    painted &= np.abs(lateral) < street.half_width_metres
+    for place, half_width, dash, period in street.lines_metres:
+        painted |= (np.abs(lateral - place) < half_width) & ((z + place) % period < dash)
+    return painted
+
+
+def wear(generator, canvas, street, lateral, z, coarse):
+    """Brightness [n] of a used road: wheel tracks, streaks, cracks, patches and covers."""
+    tracks, cracks = generator.random(2) * (0.1, 0.4)
+    streak = canvas.grain(lateral / 0.25, z / 6)
+    value = 1 - tracks * np.cos(lateral * (4 * np.pi / street.lane_metres)) + 0.04 * streak
+    value *= 1 - cracks * (np.abs(coarse) < 0.025) * (streak > 0.3)
+    for _ in range(generator.integers(6)):
+        place = generator.uniform(-1, 1) * street.half_width_metres
+        range_metres, change = generator.uniform(6, 40), generator.uniform(-0.25, 0.15)
+        width, length = pick(generator, ((0.3, 0.3), (0.8, 3.0), (1.5, 9.0)))
+        inside = (np.abs(lateral - place) < width) & (np.abs(z - range_metres) < length)
+        value *= 1 + change * inside
+    return value
+
+
+def paint_sky(generator, canvas, inverse_depth):
+    """Paints sky, clouds and distant hills wherever the ground (inverse depth [H, W]) ends."""
+    shown = inverse_depth <= 1 / GROUND_END_METRES
+    across = np.linspace(0, 1, shown.shape[1], dtype=np.float32)
+    hills = generator.uniform(0.005, 0.05) + 0.008 * canvas.grain(120 * across, 0 * across)
+    across, hills = (np.broadcast_to(row, shown.shape)[shown] for row in (across, hills))
+    elevation = CAMERA[1] * inverse_depth[shown].astype(np.float32)
+    low, high = np.array((canvas.light.low_sky, canvas.light.zenith), np.float32)
+    fine = canvas.grain(300 * across, 1200 * elevation)
+    clouds = canvas.grain(60 * across + 0.3 * fine, 300 * elevation + 0.3 * fine)
+    blue = np.clip(elevation / 0.24, 0, 1) * (1 - canvas.light.clouds * np.clip(clouds, 0, 1))
+    wood = (low * 0.25 + np.float32((10, 15, 8))) * (1 + 0.2 * fine[:, None])
+    sky = low + blue[:, None] * (high - low)
+    canvas.picture[shown] = np.where((elevation < hills)[:, None], wood, sky)
+
+
+def make_label(canvas, street, ground, lateral):
+    """KITTI's label uint8 [H, W, 3]; side roads and the far end of the road are not valid."""
+    road = np.abs(lateral) < street.half_width_metres
+    far = road & (ground[1] > street.label_range_metres)
+    free = (ground[2] > 0) & np.isinf(canvas.depth)
+    label = np.full((*free.shape, 3), NOT_ROAD, dtype=np.uint8)
+    label[free & road] = ROAD
+    label[free & (far | street.in_side_road(lateral, ground[1]))] = NOT_VALID
+    return label
+
+
+def expose(generator, canvas):
+    """The camera's picture, uint8: exposure, colour cast, blur, contrast and noise."""
+    gain = generator.uniform(*canvas.light.exposure) * generator.uniform(0.97, 1.03, 3)
+    sigma = generator.uniform(0.4, 0.8) * canvas.depth.shape[0] / KITTI_SIZES[0][0]
+    picture = canvas.picture * gain.astype(np.float32)
+    picture = ndimage.gaussian_filter(picture, (sigma, sigma, 0), truncate=3.0)
+    picture = 255 * np.clip(picture / 255, 0, 1) ** np.float32(generator.uniform(0.9, 1.3))
+    noise = generator.standard_normal(picture.shape, dtype=np.float32)
+    return np.clip(picture + noise * generator.uniform(1.5, 5), 0, 255).astype(np.uint8)
+
+
+def draw_scene(category, index, seed=0, shape=None):
+    """Draws the Scene that a category (one of CATEGORIES), an index and a seed (ints) name.
+
+    `shape` (height, width) asks for another size with the same field of view. Raises ValueError
+    for an unknown category.
+    """
+    generator = np.random.default_rng([seed, CATEGORIES.index(category), index])
+    calibration, size = make_calibration(generator, shape)
+    kind, light = ROADS[category], pick(generator, LIGHTS)
+    street, sun = make_street(generator, kind), make_sun(generator)
+    canvas = Canvas(np.zeros((*size, 3), np.float32), np.full(size, np.inf, np.float32),
+                    road_projection(calibration), make_noise(generator), light, sun)
+    things = make_traffic(generator, street, kind)
+    for side in (-1, 1):
+        things += make_frontage(generator, street, kind, side)
+        things += make_roadside(generator, street, kind, side)
+    ground = on_plane(canvas.projection[:, [0, 2, 3]], np.s_[:size[0], :size[1]])
+    lateral = ground[0] - street.centre_metres(ground[1])
+    paint_sky(generator, canvas, ground[2])
+    paint_ground(generator, canvas, street, ground, lateral, shadow_maps(things, sun))
+    paint_all(canvas, [thing.paint for thing in sorted(
+        things, key=lambda thing: -thing.footprint[:, 1].mean())])
+    label = make_label(canvas, street, ground, lateral)
+    return Scene(expose(generator, canvas), label, calibration)
+
+
+def save_scene(folder, category, index, seed, shape):
+    """Writes one scene's files into a folder that has image_2, calib and perhaps gt_image_2."""
+    scene, name = draw_scene(category, index, seed, shape), f"{category}_{index:06d}"
+    text = calibration_text(scene.calibration)
+    (folder / "calib" / f"{name}.txt").write_text(text, encoding="ascii", newline="\n")
+    Image.fromarray(scene.picture).save(folder / "image_2" / f"{name}.png", compress_level=1)
+    if (folder / "gt_image_2").is_dir():
+        path = folder / "gt_image_2" / f"{category}_road_{index:06d}.png"
+        Image.fromarray(scene.label).save(path, compress_level=1)
+
+
+def is_drawn(folder, recipe):
+    """Whether a folder holds what a recipe (dict) says. Raises UserError if it isn't ours."""
+    record = folder / "drawn.json"
+    if not record.is_file() and folder.exists() and any(folder.iterdir()):
+        raise UserError(
+            f"{folder}: holds something that was not drawn here (it has no drawn.json); move it "
+            "away, or give another --data-dir"
+        )
+    return record.is_file() and json.loads(record.read_text()) == recipe
+
+
+def draw_data_set(folder, training=(95, 96, 98), testing=(16, 16, 16), seed=0, shape=None,
+                  progress=lambda iterable, **_: iterable):
+    """Writes a data set in KITTI's layout, unless the folder holds just that one already.
+
+    `training` and `testing` count the scenes of um, umm and uu; testing goes on where the indices
+    of training end. `progress` wraps the work as tqdm does. Raises UserError if the folder holds
+    something that was not drawn here.
+    """
+    folder = Path(folder)
+    recipe = {"version": DRAWING_VERSION, "seed": seed, "training": list(training),
+              "testing": list(testing), "shape": shape and list(shape)}
+    if is_drawn(folder, recipe):
+        return
+    unfinished = folder.with_name(folder.name + ".part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    for part in DATA_SET_FOLDERS:
+        (unfinished / part).mkdir(parents=True)
+    jobs = [("training" if index < first else "testing", category, index)
+            for category, first, more in zip(CATEGORIES, training, testing, strict=True)
+            for index in range(first + more)]
+    for part, category, index in progress(jobs, desc="drawing road scenes", unit="scene"):
+        save_scene(unfinished / part, category, index, seed, shape)
+    (unfinished / "drawn.json").write_text(json.dumps(recipe) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
