@@ -1,0 +1,138 @@
+"""Brings a file from the network to the disk and proves that it is whole.
+
+An interrupted download goes on where it stopped; what has the wrong size or hash is never used.
+"""
+
+import dataclasses
+import hashlib
+import http.client
+import os
+import shutil
+import time
+import urllib.request
+import zipfile
+from pathlib import Path
+
+from tqdm import tqdm
+
+from datasets import UserError
+
+ATTEMPTS = 3
+TIMEOUT_SECONDS = 20
+CHUNK_BYTES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Remote:
+    """A file to be had from the network: where, how large, its hash, and in whose name."""
+
+    title: str
+    url: str
+    page: str  # where a person finds it
+    licence: str
+    size: int  # bytes
+    algorithm: str  # a name that hashlib knows
+    digest: str  # hexadecimal
+
+
+KITTI_ROAD = Remote(
+    title="KITTI Road",
+    url="https://s3.eu-central-1.amazonaws.com/avg-kitti/data_road.zip",
+    page="https://www.cvlibs.net/datasets/kitti/eval_road.php",
+    licence="CC BY-NC-SA 3.0, not for commercial use; J. Fritsch, T. Kuehnl, A. Geiger 2013",
+    size=470_992_531,
+    algorithm="sha256",
+    digest="7bdcb76b15ca4ee1cb1c1063ce15dcfbabd2e6fcf4a0b47762b7b951c3e7a054",
+)
+VGG16_FULL = Remote(
+    title="VGG16 with its fully connected layers",
+    url="https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
+    "vgg16_weights_tf_dim_ordering_tf_kernels.h5",
+    page="https://keras.io/api/applications/vgg/",
+    licence="CC BY 4.0; Visual Geometry Group, University of Oxford",
+    size=553_467_096,
+    algorithm="md5",
+    digest="64373286793e3c8b2b4e3219cbf3544b",
+)
+
+
+class DownloadError(UserError):
+    """The file can't be had from the network now."""
+
+
+def download(remote, path):
+    """Fetch a file, unless it is there; go on where an earlier call was interrupted.
+
+    remote: Remote; path: where the file shall lie; path + ".part" holds it while it grows.
+    Raises DownloadError when the network does not give it, and when size or hash are wrong.
+    """
+    if path.is_file():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{remote.title}: downloading {remote.size / 1e6:.0f} MB (licence: {remote.licence})")
+    part = path.with_name(path.name + ".part")
+    for attempt in range(ATTEMPTS):
+        try:
+            _fetch(remote, part)
+            break
+        except (OSError, http.client.HTTPException) as error:
+            reason = error
+            if attempt + 1 < ATTEMPTS:
+                time.sleep(2**attempt)
+    else:
+        raise DownloadError(
+            f"{remote.url}: could not be downloaded ({reason}); try again later, or fetch the file "
+            f"by hand ({remote.page}) and put it at {path}"
+        )
+    verify(remote, part)
+    os.replace(part, path)
+
+
+def _fetch(remote, part):
+    done = part.stat().st_size if part.is_file() else 0
+    if done >= remote.size:
+        return
+    request = urllib.request.Request(remote.url, headers={"Range": f"bytes={done}-"})
+    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
+        if response.status != http.client.PARTIAL_CONTENT:
+            done = 0  # the server sends the whole file again
+        bar = tqdm(total=remote.size, initial=done, unit="B", unit_scale=True, desc=remote.title)
+        with bar, part.open("ab" if done else "wb") as file:
+            while chunk := response.read(CHUNK_BYTES):
+                file.write(chunk)
+                bar.update(len(chunk))
+    if part.stat().st_size < remote.size:
+        raise ConnectionError(f"ended after {part.stat().st_size} of {remote.size} bytes")
+
+
+def verify(remote, path):
+    """Raise DownloadError, and delete the file, when its size or hash are not the expected ones."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, remote.algorithm).hexdigest()
+    if (path.stat().st_size, digest) != (remote.size, remote.digest):
+        found = f"{path.stat().st_size} bytes, {remote.algorithm} {digest}"
+        path.unlink()
+        raise DownloadError(
+            f"{path}: deleted, because it holds {found}; expected {remote.size} bytes, "
+            f"{remote.digest}; start again, or fetch the file by hand ({remote.page})"
+        )
+
+
+def unpack(archive, name, folder):
+    """Unpack the top folder `name` of a zip file into `folder`, all or nothing.
+
+    Raises UserError when the file is no zip file, is damaged or holds anything else.
+    """
+    unpacking = folder / f"{name}.unpacking"
+    shutil.rmtree(unpacking, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            strangers = [entry for entry in opened.namelist() if Path(entry).parts[0] != name]
+            if strangers:
+                raise UserError(f"{archive}: holds {strangers[0]!r}; expected only {name}/")
+            for entry in tqdm(opened.infolist(), desc=f"unpacking {archive.name}", unit="file"):
+                opened.extract(entry, unpacking)
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{archive}: is no whole zip file ({error}); fetch it again") from error
+    os.replace(unpacking / name, folder / name)
+    unpacking.rmdir()

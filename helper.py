@@ -1,0 +1,400 @@
+"""Everything between the disk and the network.
+
+Data sets at hand, pictures and labels read and augmented, batches, painted pictures.
+"""
+
+import collections
+import contextlib
+import functools
+import itertools
+import math
+import os
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import h5py
+import imageio.v3 as imageio
+import numpy as np
+import scipy.ndimage
+from PIL import Image
+from tqdm import tqdm
+
+import download
+import scenes
+from datasets import DATASETS, VOID, UserError, decode_label
+from metrics import ROAD
+
+WORKERS = min(8, os.cpu_count() or 1)  # threads that read pictures ahead of the network
+VGG_MEAN_RGB = (123.68, 116.779, 103.939)
+CONVOLUTIONS_FILE = Path(__file__).parent / "data" / "vgg16_imagenet_conv_float16.npz"
+CONVOLUTION_NAMES = tuple(
+    f"block{block}_conv{number}"
+    for block, count in enumerate((2, 2, 3, 3, 3), start=1)
+    for number in range(1, count + 1)
+)
+
+# How many pictures of um, umm and uu are drawn where there are no real ones.
+DRAWN_TRAINING = (30, 30, 30)
+DRAWN_TESTING = (6, 6, 6)
+
+# Augmentation: each value is drawn evenly from the range, anew for each picture and epoch.
+ZOOM = (0.8, 1.3)
+SHIFT = (-0.1, 0.1)  # of the picture's height and width
+ROTATION_DEGREES = (-3.0, 3.0)
+BRIGHTNESS = (-30.0, 30.0)  # of 255
+CONTRAST = (0.75, 1.3)
+SATURATION = (0.6, 1.4)
+COLOUR_GAIN = (0.9, 1.1)  # of red, green and blue apart
+
+PAINT = (0, 255, 0)
+
+
+# --- terminal -------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def quiet_standard_error():
+    """Hold back what libraries write to file descriptor 2; show it only if the body fails."""
+    with tempfile.TemporaryFile() as held:
+        sys.stderr.flush()
+        original = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(original, held.read())
+            raise
+        finally:
+            os.dup2(original, 2)
+            os.close(original)
+
+
+def progress(iterable=None, **options):
+    """tqdm that writes seldom where nobody watches, so that logs stay short."""
+    seconds = 0.5 if sys.stderr.isatty() else 30.0
+    return tqdm(iterable, mininterval=seconds, dynamic_ncols=True, **options)
+
+
+def say(message):
+    """Print a message for the person at the terminal without tearing a progress bar apart."""
+    tqdm.write(message, file=sys.stdout)
+
+
+# --- data sets and weights ------------------------------------------------------------------------
+
+
+def prepare_data_set(name, data_dir):
+    """Make sure that a data set lies on the disk.
+
+    name: a key of DATASETS, or "auto": KITTI Road where it is or can be downloaded, otherwise the
+    drawn scenes, said on the terminal. Returns (the key really used, the folder of its files).
+    Raises UserError where the data set can't be had.
+    """
+    try:
+        makers = {"kitti": maybe_download_kitti_road, "synthetic": maybe_draw_scenes}
+        used = "kitti" if name == "auto" else name
+        return used, makers[used](data_dir)
+    except download.DownloadError as error:
+        if name != "auto":
+            raise
+        print(f"{error}\n\n*** NO KITTI ROAD HERE: training on DRAWN road scenes instead. ***\n")
+        return "synthetic", maybe_draw_scenes(data_dir)
+
+
+def maybe_download_kitti_road(data_dir):
+    """Return the folder of KITTI Road below data_dir, downloaded and unpacked if need be."""
+    folder = data_dir / DATASETS["kitti"].folder
+    if not folder.is_dir():
+        archive = data_dir / "data_road.zip"
+        download.download(download.KITTI_ROAD, archive)
+        download.unpack(archive, folder.name, data_dir)
+    return folder
+
+
+def maybe_draw_scenes(data_dir):
+    """Return the folder of drawn scenes below data_dir, drawn if need be."""
+    folder = data_dir / DATASETS["synthetic"].folder
+    drawing = functools.partial(progress, desc="drawing road scenes", unit="picture")
+    scenes.draw_data_set(folder, DRAWN_TRAINING, DRAWN_TESTING, progress=drawing)
+    return folder
+
+
+def maybe_download_pretrained_vgg(data_dir):
+    """Return the path of Keras' full VGG16 file (553 MB), downloaded and checked if need be."""
+    path = data_dir / "vgg16_weights_tf_dim_ordering_tf_kernels.h5"
+    download.download(download.VGG16_FULL, path)
+    return path
+
+
+def read_vgg_weights(vgg, data_dir):
+    """Read the weights of VGG16.
+
+    vgg: "conv", the 13 ImageNet convolutions that come with this repository; "full", fc6 and fc7
+    too, from Keras' file; "none", no weights; or the path of a Keras VGG16 file.
+    Returns {layer name: (kernel, bias)}, float32, kernels [height, width, in, out], with the fully
+    connected fc1 and fc2 as the convolutions fc6 and fc7 where the file has them; empty for "none".
+    Raises UserError for a file that is no VGG16 file.
+    """
+    if vgg == "none":
+        return {}
+    paths = {"conv": lambda: CONVOLUTIONS_FILE, "full": functools.partial(
+        maybe_download_pretrained_vgg, data_dir)}  # fmt: skip
+    path = paths.get(vgg, lambda: Path(vgg))()
+    if not path.is_file():
+        raise UserError(f"{path}: not found; expected conv, full, none or a Keras VGG16 file")
+    try:
+        arrays = _read_npz(path) if path.suffix == ".npz" else _read_h5(path)
+        weights = _pair_kernels_with_biases(arrays)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: cannot be read as VGG16 weights ({error})") from error
+    missing = [name for name in CONVOLUTION_NAMES if name not in weights]
+    if missing:
+        raise UserError(f"{path}: has no layer {missing[0]}; expected a Keras VGG16 file")
+    return {name: weights[name] for name in CONVOLUTION_NAMES} | _as_convolutions(weights)
+
+
+def _as_convolutions(weights):
+    """Turn fc1 and fc2 into convolutions: fc1 sees the last block's places row by row."""
+    if "fc1" not in weights or "fc2" not in weights:
+        return {}
+    (first, first_bias), (second, second_bias) = weights["fc1"], weights["fc2"]
+    channels = len(weights[CONVOLUTION_NAMES[-1]][1])
+    size = math.isqrt(len(first) // channels)
+    return {
+        "fc6": (first.reshape(size, size, channels, -1), first_bias),
+        "fc7": (second.reshape(1, 1, *second.shape), second_bias),
+    }
+
+
+def _read_npz(path):
+    with np.load(path, allow_pickle=False) as file:
+        return {tuple(name.split("/")): file[name] for name in file.files}
+
+
+def _read_h5(path):
+    arrays = {}
+
+    def keep(name, item):
+        if isinstance(item, h5py.Dataset):
+            arrays[tuple(name.split("/"))] = item[()]
+
+    with h5py.File(path) as file:
+        file.visititems(keep)
+    return arrays
+
+
+def _pair_kernels_with_biases(arrays):
+    """Group arrays by the first part of their path, the layer; a kernel has more axes than one."""
+    weights = collections.defaultdict(dict)
+    for (layer, *_), array in arrays.items():
+        weights[layer]["bias" if array.ndim == 1 else "kernel"] = array.astype(np.float32)
+    return {layer: (pair["kernel"], pair["bias"]) for layer, pair in weights.items()}
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def read_image(path, shape=None):
+    """Read a picture.
+
+    shape: (height, width) to resize to, by area-aware bilinear interpolation; None: as it is.
+    Returns uint8 [H, W, 3], RGB, turned upright. Raises UserError that names the file.
+    """
+    try:
+        picture = imageio.imread(path, plugin="pillow", index=0, mode="RGB", rotate=True)
+    except Exception as error:  # decoders raise whatever they like on damaged files
+        raise UserError(
+            f"{path}: cannot be read as a picture ({error}); replace or remove the file"
+        ) from error
+    return picture if shape is None else resize(picture, shape)
+
+
+def read_label(sample, data_set, shape=None):
+    """Read a sample's label as class indices, resized (if shape is given) to nearest neighbours.
+
+    Returns uint8 [H, W] of class indices and VOID. Raises UserError that names the file.
+    """
+    label = decode_label(read_image(sample.label), data_set.colours, sample.label)
+    return label if shape is None else resize(label, shape, Image.Resampling.NEAREST)
+
+
+def resize(array, shape, resampling=Image.Resampling.BILINEAR):
+    """Resize uint8 [H, W, 3], uint8 [H, W] or float32 [H, W] to shape, (height, width)."""
+    height, width = shape
+    if array.shape[:2] == (height, width):
+        return array
+    return np.asarray(Image.fromarray(array).resize((width, height), resampling))
+
+
+def check_samples(samples, data_set):
+    """Open every file once before training starts.
+
+    Raises UserError with a line for every file that can't be read, has an unknown colour, or
+    differs in size from its picture.
+    """
+
+    def fault(sample):
+        try:
+            height, width = read_image(sample.picture).shape[:2]
+            shape = read_label(sample, data_set).shape if sample.label else (height, width)
+        except UserError as error:
+            return str(error)
+        if shape != (height, width):
+            return (
+                f"{sample.label}: is {shape[1]}x{shape[0]} pixels; expected {width}x{height}, the "
+                f"size of {sample.picture.name}"
+            )
+        return None
+
+    bar = progress(map_ahead(fault, samples), total=len(samples), desc="checking", unit="picture")
+    faults = [line for line in bar if line]
+    if faults:
+        raise UserError("\n".join(faults))
+
+
+def map_ahead(function, items, ahead=2 * WORKERS):
+    """Yield function(item) for each item in order, computed by threads up to `ahead` items early.
+
+    Memory stays bounded; the threads end with the generator.
+    """
+    items = iter(items)
+    with ThreadPoolExecutor(WORKERS) as pool:
+        waiting = collections.deque(
+            pool.submit(function, item) for item in itertools.islice(items, ahead)
+        )
+        try:
+            while waiting:
+                result = waiting.popleft().result()
+                waiting.extend(pool.submit(function, item) for item in itertools.islice(items, 1))
+                yield result
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+def augment(picture, label, random):
+    """Flip, zoom, shift and rotate picture and label together; change the picture's light.
+
+    picture: uint8 [H, W, 3]; label: uint8 [H, W]; random: np.random.Generator.
+    Returns the same shapes and dtypes. VOID fills what comes into the label from outside, VGG's
+    mean colour what comes into the picture; no new class index can appear.
+    """
+    matrix, offset = _random_affine(label.shape, random)
+    warp = functools.partial(scipy.ndimage.affine_transform, matrix=matrix, offset=offset)
+    channels = [
+        warp(picture[..., channel], order=1, mode="constant", cval=round(mean))
+        for channel, mean in enumerate(VGG_MEAN_RGB)
+    ]
+    label = warp(label, order=0, mode="constant", cval=VOID)
+    return _change_light(np.stack(channels, axis=-1), random), label
+
+
+def _random_affine(shape, random):
+    """Draw the map from a place (row, column) in the result to its place in the source."""
+    angle = np.deg2rad(random.uniform(*ROTATION_DEGREES))
+    turned = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    mirrored = np.diag([1.0, random.choice([-1.0, 1.0])])
+    zoom = np.exp(random.uniform(*np.log(ZOOM)))
+    matrix = np.array(turned) @ mirrored / zoom
+    centre = (np.array(shape) - 1) / 2
+    shift = random.uniform(*SHIFT, size=2) * shape
+    return matrix, centre + shift - matrix @ centre
+
+
+def _change_light(picture, random):
+    changed = picture.astype(np.float32)
+    grey = changed.mean(axis=-1, keepdims=True)
+    changed = grey + random.uniform(*SATURATION) * (changed - grey)
+    changed *= random.uniform(*COLOUR_GAIN, size=3).astype(np.float32)
+    changed = random.uniform(*CONTRAST) * (changed - grey.mean()) + grey.mean()
+    changed += random.uniform(*BRIGHTNESS)
+    return np.clip(np.rint(changed), 0, 255).astype(np.uint8)
+
+
+def gen_batch_function(samples, data_set, image_shape, seed=0, augmented=True):
+    """Make the function that gives the batches of an epoch.
+
+    samples: labelled Samples; data_set: their row of DATASETS; image_shape: (height, width).
+    Returns get_batches_fn(batch_size, epoch=0), a generator of (pictures uint8 [N, H, W, 3],
+    labels uint8 [N, H, W]) that goes once over all samples; the last batch may be smaller. Each
+    picture is decoded once where memory allows, ahead of the network. The random numbers of a
+    picture depend on (seed, epoch, its index) alone.
+    """
+    pair_bytes = 4 * image_shape[0] * image_shape[1]
+
+    @functools.lru_cache(maxsize=_free_memory_bytes() // 2 // pair_bytes)
+    def read_pair(index):
+        picture = read_image(samples[index].picture, image_shape)
+        return picture, read_label(samples[index], data_set, image_shape)
+
+    def get_batches_fn(batch_size, epoch=0):
+        def make(index):
+            pair = read_pair(index)
+            random = np.random.default_rng([seed, epoch, index])
+            return augment(*pair, random) if augmented else pair
+
+        order = np.random.default_rng([seed, epoch]).permutation(len(samples)).tolist()
+        pairs = map_ahead(make, order, ahead=2 * batch_size + WORKERS)
+        while batch := list(itertools.islice(pairs, batch_size)):
+            pictures, labels = zip(*batch, strict=True)
+            yield np.stack(pictures), np.stack(labels)
+
+    return get_batches_fn
+
+
+def _free_memory_bytes():
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):  # not told on every system
+        return 2 << 30
+
+
+# --- what comes out -------------------------------------------------------------------------------
+
+
+def gen_test_output(predict, samples, image_shape, batch_size=1):
+    """Predict pictures, in their own size.
+
+    predict: function uint8 [N, H, W, 3] -> float32 [N, H, W, C] probabilities.
+    Yields (sample, picture uint8 [H, W, 3], probabilities float32 [H, W, C]) for each sample. It is
+    the probabilities that are resized, bilinearly, never a mask.
+    """
+
+    def read(sample):
+        picture = read_image(sample.picture)
+        return sample, picture, resize(picture, image_shape)
+
+    reading = map_ahead(read, samples)
+    while batch := list(itertools.islice(reading, batch_size)):
+        batch_probabilities = predict(np.stack([small for _, _, small in batch]))
+        for (sample, picture, _), probabilities in zip(batch, batch_probabilities, strict=True):
+            planes = np.moveaxis(np.asarray(probabilities, np.float32), -1, 0)
+            own_size = [resize(plane.copy(), picture.shape[:2]) for plane in planes]
+            yield sample, picture, np.stack(own_size, axis=-1)
+
+
+def paint_road(picture, probability):
+    """Paint green, half transparent, where road is more likely than not.
+
+    picture: uint8 [H, W, 3]; probability: float [H, W], 0..1. Returns uint8 [H, W, 3].
+    """
+    painted = picture.copy()
+    road = probability >= 0.5
+    painted[road] = (picture[road].astype(np.uint16) + np.array(PAINT, np.uint16)) // 2
+    return painted
+
+
+def save_inference_samples(folder, predict, samples, image_shape, batch_size=1):
+    """Write each picture with its road painted to folder/NAME.png, in the picture's own size."""
+    folder.mkdir(parents=True, exist_ok=True)
+    output = gen_test_output(predict, samples, image_shape, batch_size)
+    for sample, picture, probabilities in progress(
+        output, total=len(samples), desc="painting", unit="picture"
+    ):
+        painted = paint_road(picture, probabilities[..., ROAD])
+        imageio.imwrite(folder / f"{sample.name}.png", painted, plugin="pillow", compress_level=3)
