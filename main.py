@@ -1,0 +1,533 @@
+"""Trains FCN-8s on VGG16 to find the road in a picture.
+
+    python main.py                                   KITTI Road, or drawn scenes where it isn't
+    python main.py --run first --epochs 20           again: goes on where it stopped
+    KERAS_BACKEND=jax python main.py                 the same on JAX
+
+The file reads in the order in which things happen: settings, VGG16, skip layers, loss, training,
+validation, run. J. Long, E. Shelhamer, T. Darrell: Fully Convolutional Networks for Semantic
+Segmentation, arXiv:1411.4038 and 1605.06211; K. Simonyan, A. Zisserman: arXiv:1409.1556.
+"""
+
+import argparse
+import functools
+import math
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import scipy.special
+
+import helper
+import metrics
+import run_folder
+from datasets import DATASETS, VOID, UserError, spread
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+with helper.quiet_standard_error():
+    import keras
+
+VGG_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # (convolutions, channels) each
+HEAD_CHANNELS = 512  # of fc6 and fc7 where they do not come from ImageNet
+DROPOUT = 0.5
+POOL3_SCALE, POOL4_SCALE = 1e-4, 1e-2  # of the paper's all-at-once training
+NEW_LAYER_RATE = 10.0  # times the learning rate, for layers that start from random numbers
+WEIGHT_DECAY = 5e-4
+CLIP_NORM = 1.0
+WARM_UP_SHARE = 0.05  # of all steps
+WAIT_SHARE = 0.05  # of all steps, before pretrained layers learn; as many until they do so fully
+PREDICTION_BATCH = 4
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+OUT_OF_MEMORY = ("MemoryError", "ResourceExhausted", "RESOURCE_EXHAUSTED")  # in any backend's words
+TRAINING_COST = 3  # of a training picture, in forward passes: the backward pass is worth two
+
+
+class TrainingError(Exception):
+    """Training can't go on; the message says what to do."""
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+def parse_settings(arguments=None):
+    """Read the command line. Wrong usage ends the program with status 2."""
+    parser = argparse.ArgumentParser(
+        description="Trains FCN-8s on VGG16 to find the road in a picture.",
+        epilog="--image-shape and --epochs have a default of their own for each data set.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--dataset", default="auto", choices=["auto", *DATASETS], help="auto: KITTI, else drawn")
+    add("--data-dir", default="data", type=Path, metavar="DIR", help="holds the data sets")
+    add("--runs-dir", default="runs", type=Path, metavar="DIR", help="gets a folder for each run")
+    add("--run", metavar="NAME", help="name of the run; an old name goes on; default: the time")
+    add("--vgg", default="conv", metavar="conv|full|none|FILE", help="ImageNet weights to start on")
+    add("--image-shape", type=positive, nargs=2, metavar=("H", "W"), help="in the network, pixels")
+    add("--epochs", type=positive, metavar="N", help="how often each picture is seen")
+    add("--batch-size", default=4, type=positive, metavar="N", help="pictures in a step")
+    add("--learning-rate", default=1e-4, type=positive_rate, metavar="R", help="VGG16's highest")
+    add("--precision", default="float32", choices=PRECISIONS, help="of the inner layers")
+    add("--seed", default=0, type=int, metavar="N", help="of every random number")
+    add("--limit", type=positive, metavar="N", help="use at most N pictures of each part")
+    return parser.parse_args(arguments)
+
+
+def positive(text):
+    """Read a whole number above zero."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number above zero")
+    return int(text)
+
+
+def positive_rate(text):
+    """Read a finite number above zero."""
+    try:
+        if 0.0 < (rate := float(text)) < math.inf:
+            return rate
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r}: expected a number above zero")
+
+
+def complete_settings(settings):
+    """Bring the data set onto the disk and fill in the defaults that depend on it.
+
+    Returns (row of DATASETS, its folder, settings as a dict that JSON can hold).
+    """
+    used, root = helper.prepare_data_set(settings.dataset, settings.data_dir)
+    data_set = DATASETS[used]
+    packages = ("keras", "numpy", keras.backend.backend())
+    given = vars(settings).items()
+    return data_set, root, {
+        **{name: str(value) if isinstance(value, Path) else value for name, value in given},
+        "dataset": used,
+        "dataset_asked_for": settings.dataset,
+        "image_shape": list(settings.image_shape or data_set.image_shape),
+        "epochs": settings.epochs or data_set.epochs,
+        "backend": keras.backend.backend(),
+        "versions": {"python": platform.python_version()}
+        | {name: metadata.version(name) for name in packages},
+        "git_commit": git_commit(),
+        "command_line": sys.argv,
+    }  # fmt: skip
+
+
+def git_commit():
+    """Return the commit of this checkout, or None outside of one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+# --- VGG16 ----------------------------------------------------------------------------------------
+
+
+class Preprocess(keras.layers.Layer):
+    """RGB pictures 0..255 of any size -> what VGG16 was trained on, padded to a multiple of 32.
+
+    Blue, green, red, less the mean colour of ImageNet. The padding, below and to the right, is
+    the mean colour, which is the zero that every convolution pads with.
+    """
+
+    def call(self, picture):  # [N, H, W, 3]
+        height, width = keras.ops.shape(picture)[1:3]
+        centred = picture - keras.ops.array(helper.VGG_MEAN_RGB, "float32")
+        padding = [[0, 0], [0, -height % 32], [0, -width % 32], [0, 0]]
+        return keras.ops.pad(keras.ops.flip(centred, axis=-1), padding)
+
+    def compute_output_shape(self, picture_shape):
+        padded = [size and size + -size % 32 for size in picture_shape[1:3]]
+        return (picture_shape[0], *padded, picture_shape[3])
+
+
+def load_vgg(weights, blocks=VGG_BLOCKS, head_channels=HEAD_CHANNELS):
+    """Build VGG16 as a fully convolutional network.
+
+    weights: {layer name: (kernel, bias)} of `helper.read_vgg_weights`; layers not named start from
+    random numbers. blocks: (convolutions, channels) of each block. head_channels: of fc6 and fc7
+    where weights has none; with weights they are those of the paper, 7x7x4096 and 1x1x4096.
+    Returns a model: uint8 or float RGB pictures [N, H, W, 3], 0..255, any size -> block3_pool,
+    block4_pool and fc7, at 1/8, 1/16 and 1/32 of the size padded to a multiple of 32.
+    """
+    picture = keras.Input((None, None, 3), name="picture")
+    x = Preprocess(dtype="float32", name="preprocess")(picture)
+    pools = []
+    for block, (convolutions, channels) in enumerate(blocks, start=1):
+        for number in range(1, convolutions + 1):
+            x = convolution(x, channels, 3, f"block{block}_conv{number}")
+        x = keras.layers.MaxPooling2D(2, name=f"block{block}_pool")(x)
+        pools.append(x)
+    head = {name: weights[name][0].shape for name in ("fc6", "fc7") if name in weights}
+    for name, size in (("fc6", 3), ("fc7", 1)):
+        size, _, _, channels = head.get(name, (size, size, None, head_channels))
+        x = convolution(x, channels, size, name)
+        x = keras.layers.Dropout(DROPOUT, name=f"{name}_dropout")(x)
+    vgg = keras.Model(picture, [pools[2], pools[3], x], name="vgg16")
+    for name, (kernel, bias) in weights.items():
+        vgg.get_layer(name).set_weights([kernel, bias])
+    return vgg
+
+
+def convolution(x, channels, size, name):
+    """Convolve and rectify, keeping height and width."""
+    return keras.layers.Conv2D(
+        channels, size, padding="same", activation="relu", kernel_initializer="he_normal", name=name
+    )(x)
+
+
+# --- skip layers ----------------------------------------------------------------------------------
+
+
+class CropLike(keras.layers.Layer):
+    """Cuts away below and to the right what is larger than a reference [N, H, W, anything]."""
+
+    def call(self, x, reference):
+        height, width = keras.ops.shape(reference)[1:3]
+        return x[:, :height, :width]
+
+    def compute_output_shape(self, x_shape, reference_shape):
+        return (x_shape[0], *reference_shape[1:3], x_shape[3])
+
+
+def layers(vgg, num_classes):
+    """Add the skip layers of FCN-8s to VGG16.
+
+    vgg: model of `load_vgg`. Returns a model: pictures [N, H, W, 3] -> logits float32
+    [N, H, W, num_classes], of the pictures' own size.
+    """
+    pool3, pool4, fc7 = vgg.outputs  # 1/8, 1/16, 1/32
+    x = score(fc7, num_classes, "score_fc7")
+    x = upsample(x, 2, "upsample_fc7")
+    x = x + score(rescale(pool4, POOL4_SCALE), num_classes, "score_pool4")
+    x = upsample(x, 2, "upsample_pool4")
+    x = x + score(rescale(pool3, POOL3_SCALE), num_classes, "score_pool3")
+    x = upsample(x, 8, "upsample_pool3")
+    logits = CropLike(dtype="float32", name="logits")(x, vgg.input)
+    return keras.Model(vgg.input, logits, name="fcn8s")
+
+
+def rescale(x, scale):
+    """Make the large activations of early layers small, so that skips start gently."""
+    return keras.layers.Rescaling(scale, dtype="float32")(x)
+
+
+def score(x, num_classes, name):
+    """Score the classes at every place, by a 1x1 convolution that starts near zero."""
+    start = keras.initializers.TruncatedNormal(stddev=1e-3)
+    return keras.layers.Conv2D(
+        num_classes, 1, kernel_initializer=start, dtype="float32", name=name
+    )(x)  # fmt: skip
+
+
+def upsample(x, factor, name):
+    """Enlarge by a transposed convolution that starts as exact bilinear interpolation.
+
+    The outermost pixels are repeated first, or the borders would fade to zero.
+    """
+    x = keras.ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], mode="symmetric")
+    x = keras.layers.Conv2DTranspose(
+        x.shape[-1], 2 * factor, strides=factor, padding="same", use_bias=False,
+        kernel_initializer=bilinear_kernel, dtype="float32", name=name,
+    )(x)  # fmt: skip
+    return keras.layers.Cropping2D(factor, dtype="float32")(x)
+
+
+def bilinear_kernel(shape, dtype=None):
+    """Start a transposed convolution as bilinear interpolation, each channel by itself.
+
+    shape: (size, size, out, in), size twice the stride. Returns a tensor of that shape.
+    """
+    size = shape[0]
+    triangle = 1 - np.abs((np.arange(size) + 0.5) / (size / 2) - 1)
+    plane = np.outer(triangle, triangle)
+    return keras.ops.array(plane[..., None, None] * np.eye(*shape[2:]), dtype)
+
+
+# --- loss -----------------------------------------------------------------------------------------
+
+
+class FineTuningAdamW(keras.optimizers.AdamW):
+    """AdamW that spares pretrained layers: they start to learn later, and learn more slowly.
+
+    What the new layers send back at first is noise that would undo what ImageNet taught.
+    """
+
+    def __init__(self, pretrained, wait_steps, **options):
+        super().__init__(**options)
+        self.pretrained = frozenset(pretrained)  # layer names
+        self.wait_steps = wait_steps
+
+    def build(self, variables):
+        self.spared = [variable.path.split("/")[0] in self.pretrained for variable in variables]
+        super().build(variables)
+
+    def update_step(self, gradient, variable, learning_rate):
+        factor = NEW_LAYER_RATE if self.pretrained else 1.0
+        if self.spared[self._get_variable_index(variable)]:
+            factor = keras.ops.clip(self.iterations / self.wait_steps - 1.0, 0.0, 1.0)
+        super().update_step(gradient, variable, learning_rate * factor)
+
+
+def optimize(network, learning_rate, total_steps, pretrained=()):
+    """Give a network its loss and its optimizer.
+
+    learning_rate: the highest; it rises evenly over the first steps and falls as a cosine to zero
+    at total_steps. pretrained: names of layers with weights from ImageNet; the others learn
+    NEW_LAYER_RATE times as fast. Weight decay is for convolution kernels only: biases have no need
+    of it, and it would pull the upsampling kernels away from bilinear interpolation.
+    Returns a compiled model that shares all layers with network; its loss is the mean cross-entropy
+    over pixels that are not VOID.
+    """
+    warm_up = max(1, round(WARM_UP_SHARE * total_steps))
+    schedule = keras.optimizers.schedules.CosineDecay(
+        learning_rate / warm_up, max(1, total_steps - warm_up), alpha=0.0,
+        warmup_target=learning_rate, warmup_steps=warm_up,
+    )  # fmt: skip
+    optimizer = FineTuningAdamW(
+        pretrained, max(1, round(WAIT_SHARE * total_steps)), learning_rate=schedule,
+        weight_decay=WEIGHT_DECAY, global_clipnorm=CLIP_NORM,
+    )  # fmt: skip
+    optimizer.exclude_from_weight_decay(
+        [v for v in network.trainable_variables if v.name == "bias" or "upsample" in v.path]
+    )
+    trainer = keras.Model(network.input, network.output, name="trainer")
+    trainer.compile(
+        optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=VOID)
+    )
+    return trainer
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+def train_nn(
+    network, trainer, get_batches_fn, epochs, batch_size, folder, validate, seed=0, bar=None
+):
+    """Train up to a number of epochs, from the last checkpoint of the run where there is one.
+
+    network, trainer: as `layers` and `optimize` gave them; get_batches_fn: of
+    `helper.gen_batch_function`; folder: of the run, gets log.csv, checkpoint/ and
+    best.weights.h5; validate: function () -> metrics.Tally; bar: tqdm, counts forward passes.
+    Returns the rows of log.csv. Raises TrainingError when the loss is no longer a number, before
+    anything is saved.
+    """
+    history, best = run_folder.load_checkpoint(folder, trainer)
+    if bar is not None:
+        bar.reset(bar.total * (epochs - len(history)) // epochs)
+    for epoch in range(len(history), epochs):
+        started = time.monotonic()
+        reseed_dropout(network, seed, epoch)
+        loss = train_epoch(trainer, get_batches_fn(batch_size, epoch), bar)
+        tally = validate()
+        row = log_row(epoch + 1, started, loss, tally, trainer.optimizer)
+        history.append(row)
+        if best is None or selection_score(row) > selection_score(best):
+            best = row
+            run_folder.write_atomically(folder / "best.weights.h5", network.save_weights)
+        run_folder.save_checkpoint(folder, trainer, history, best)
+        helper.say(
+            f"epoch {epoch + 1}/{epochs}: loss {loss:.4f}, validation loss {row['val_loss']:.4f}, "
+            f"IoU {row['val_iou']:.2f}, F1 {row['val_max_f'] or math.nan:.2f}, "
+            f"{row['seconds']:.0f} s{', the best so far' if best is row else ''}"
+        )
+    return history
+
+
+def train_epoch(trainer, batches, bar=None):
+    """Take a step for each batch. Returns the mean loss over the epoch's pictures."""
+    losses, sizes = [], []
+    for pictures, labels in batches:
+        loss = take_step(trainer, pictures, labels)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} at step {len(losses) + 1} of the epoch; the last checkpoint "
+                "is kept: try a lower --learning-rate, or --precision float32, in a new --run"
+            )
+        losses.append(loss)
+        sizes.append(len(pictures))
+        if bar is not None:
+            bar.update(TRAINING_COST * len(pictures))
+            bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+    return float(np.average(losses, weights=sizes))
+
+
+def take_step(trainer, pictures, labels):
+    """Train on one batch. Returns its loss. Raises TrainingError where memory does not suffice."""
+    try:
+        trainer.reset_metrics()  # or the loss would be the mean since the start
+        return float(trainer.train_on_batch(pictures, labels))
+    except Exception as error:  # each backend has its own class for this
+        if any(sign in repr(error) for sign in OUT_OF_MEMORY):
+            raise TrainingError(
+                f"no memory for a batch of {'x'.join(map(str, pictures.shape))}: "
+                "try a smaller --batch-size or --image-shape"
+            ) from error
+        raise
+
+
+def reseed_dropout(network, seed, epoch):
+    """Make dropout depend on (seed, epoch) alone, so that a resumed run drops the same."""
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Dropout):
+            layer.seed_generator.state.assign([seed % 2**32, epoch])
+
+
+def log_row(epoch, started, loss, tally, optimizer):
+    """Make the row of log.csv that belongs to an epoch."""
+    scores = tally.scores()
+    perspective = scores.get("perspective")
+    return {
+        "epoch": epoch,
+        "seconds": round(time.monotonic() - started, 1),
+        "loss": loss,
+        "val_loss": tally.loss,
+        "val_iou": scores["mean_iou"],
+        "val_max_f": perspective["all"]["MaxF"] if perspective else None,
+        "learning_rate": float(keras.ops.convert_to_numpy(optimizer.learning_rate)),
+    }
+
+
+def selection_score(row):
+    """The number that the best epoch has the most of."""
+    return row["val_iou"] if row["val_max_f"] is None else row["val_max_f"]
+
+
+# --- validation -----------------------------------------------------------------------------------
+
+
+def predictor(network):
+    """Make the function uint8 [N, H, W, 3] -> class probabilities float32 [N, H, W, classes]."""
+    return lambda pictures: scipy.special.softmax(network.predict_on_batch(pictures), axis=-1)
+
+
+def score_pictures(predict, samples, data_set, image_shape, bar=None):
+    """Compare predictions with labels in the pictures' own size. Returns a metrics.Tally."""
+    tally = metrics.Tally(data_set.classes)
+    output = helper.gen_test_output(predict, samples, image_shape, PREDICTION_BATCH)
+    for sample, _, probabilities in output:
+        tally.add(helper.read_label(sample, data_set), probabilities, sample.category)
+        if bar is not None:
+            bar.update()
+    return tally
+
+
+def score_simple_rules(training, validation, data_set):
+    """Score two rules that need no network, each with its best threshold.
+
+    Returns {rule: MaxF in percent} on the validation part; the colour rule's mean road colour is
+    that of the training part.
+    """
+    colours = [
+        helper.read_image(sample.picture)[helper.read_label(sample, data_set) == metrics.ROAD]
+        for sample in training
+    ]
+    road_colour = np.concatenate(colours).mean(axis=0)
+    rules = {
+        "all below the horizon": lambda picture: metrics.row_confidence(*picture.shape[:2]),
+        "near the road's mean colour": lambda picture: metrics.colour_confidence(
+            picture, road_colour
+        ),
+    }
+    counts = dict.fromkeys(rules, 0)
+    for sample in validation:
+        picture, label = helper.read_image(sample.picture), helper.read_label(sample, data_set)
+        for rule, confidence in rules.items():
+            counts[rule] = counts[rule] + metrics.confidence_counts(label, confidence(picture))
+    return {rule: metrics.kitti_scores(count)["MaxF"] for rule, count in counts.items()}
+
+
+# --- run ------------------------------------------------------------------------------------------
+
+
+def run(settings):
+    """Train a network and write the run's folder, as the settings say. Returns the folder."""
+    data_set, root, settings = complete_settings(settings)
+    epochs, batch_size, shape, seed = (
+        settings[name] for name in ("epochs", "batch_size", "image_shape", "seed")
+    )
+    labelled, testing = data_set.find(root)
+    parts = (*data_set.split(labelled, seed), testing)
+    training, validation, testing = (spread(part, settings["limit"]) for part in parts)
+    settings["labels"] = data_set.label_note(len(labelled), root)
+    helper.say(
+        f"{data_set.title} in {root}: {len(training)} pictures to train on, {len(validation)} to "
+        f"validate, {len(testing)} to paint\n({settings['labels']})"
+    )
+    helper.check_samples(training + validation + testing, data_set)
+    weights = helper.read_vgg_weights(settings["vgg"], Path(settings["data_dir"]))
+    folder = run_folder.open_run(Path(settings["runs_dir"]), settings["run"])
+    if run_folder.claim_run(folder, settings):
+        helper.say(f"{folder}: this run is finished; nothing to do (more --epochs would go on)")
+        return folder
+
+    keras.utils.set_random_seed(seed % 2**32)
+    keras.config.set_dtype_policy(settings["precision"])
+    network = layers(load_vgg(weights), len(data_set.classes))
+    steps = epochs * math.ceil(len(training) / batch_size)
+    trainer = optimize(network, settings["learning_rate"], steps, pretrained=weights)
+    get_batches_fn = helper.gen_batch_function(training, data_set, shape, seed)
+    score = functools.partial(score_pictures, predictor(network), validation, data_set, shape)
+    total = epochs * (TRAINING_COST * len(training) + len(validation))
+    with helper.progress(total=total, desc="training", unit="pass", smoothing=0.1) as bar:
+        validate = functools.partial(score, bar)
+        train_nn(network, trainer, get_batches_fn, epochs, batch_size, folder, validate, seed, bar)
+
+    network.load_weights(folder / "best.weights.h5")
+    helper.save_inference_samples(
+        folder / "pictures", predictor(network), testing, shape, PREDICTION_BATCH
+    )
+    result = {name: settings[name] for name in ("dataset", "labels")} | {"split": "validation"}
+    result |= score().scores()
+    if "perspective" in result:
+        result["simple_rules"] = score_simple_rules(training, validation, data_set)
+    run_folder.write_json(folder / "metrics.json", result)
+    helper.say(f"\n{metrics.score_table(result)}\n\npictures, scores and weights: {folder}")
+    return folder
+
+
+def warn_about_idle_gpu():
+    """Say so when this machine has an NVIDIA GPU that Keras can't use."""
+    has_gpu = shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").exists()
+    if has_gpu and keras.distribution.list_devices()[0].startswith("cpu"):
+        packages = {"tensorflow": "tensorflow[and-cuda]", "jax": "jax[cuda]"}
+        backend = keras.backend.backend()
+        helper.say(
+            f"This machine has an NVIDIA GPU, but {backend} can't use it and trains on the CPU. "
+            f"To use it: pip install '{packages.get(backend, backend)}'"
+        )
+
+
+def main(arguments=None):
+    """Run from the command line. Returns the exit status."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        settings = parse_settings(arguments)
+        warn_about_idle_gpu()
+        run(settings)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except TrainingError as error:
+        print(f"training failed: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"{error.filename or 'disk'}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command with the same --run goes on", file=sys.stderr)
+        return 128 + signal.SIGINT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
