@@ -40,13 +40,13 @@ DRAWN_TRAINING = (30, 30, 30)
 DRAWN_TESTING = (6, 6, 6)
 
 # Augmentation: each value is drawn evenly from the range, anew for each picture and epoch.
-ZOOM = (0.8, 1.3)
-SHIFT = (-0.1, 0.1)  # of the picture's height and width
-ROTATION_DEGREES = (-3.0, 3.0)
-BRIGHTNESS = (-30.0, 30.0)  # of 255
-CONTRAST = (0.75, 1.3)
-SATURATION = (0.6, 1.4)
-COLOUR_GAIN = (0.9, 1.1)  # of red, green and blue apart
+ZOOM = (0.9, 1.15)
+SHIFT = (-0.04, 0.04)  # of the picture's height and width
+ROTATION_DEGREES = (-1.5, 1.5)
+BRIGHTNESS = (-25.0, 25.0)  # of 255
+CONTRAST = (0.8, 1.25)
+SATURATION = (0.7, 1.3)
+COLOUR_GAIN = (0.95, 1.05)  # of red, green and blue apart
 
 PAINT = (0, 255, 0)
 
@@ -100,7 +100,7 @@ def prepare_data_set(name, data_dir):
     except download.DownloadError as error:
         if name != "auto":
             raise
-        print(f"{error}\n\n*** NO KITTI ROAD HERE: training on DRAWN road scenes instead. ***\n")
+        say(f"{error}\n\n*** NO KITTI ROAD HERE: training on DRAWN road scenes instead. ***\n")
         return "synthetic", maybe_draw_scenes(data_dir)
 
 
@@ -117,8 +117,7 @@ def maybe_download_kitti_road(data_dir):
 def maybe_draw_scenes(data_dir):
     """Return the folder of drawn scenes below data_dir, drawn if need be."""
     folder = data_dir / DATASETS["synthetic"].folder
-    drawing = functools.partial(progress, desc="drawing road scenes", unit="picture")
-    scenes.draw_data_set(folder, DRAWN_TRAINING, DRAWN_TESTING, progress=drawing)
+    scenes.draw_data_set(folder, DRAWN_TRAINING, DRAWN_TESTING, progress=progress)
     return folder
 
 
@@ -140,9 +139,11 @@ def read_vgg_weights(vgg, data_dir):
     """
     if vgg == "none":
         return {}
-    paths = {"conv": lambda: CONVOLUTIONS_FILE, "full": functools.partial(
-        maybe_download_pretrained_vgg, data_dir)}  # fmt: skip
-    path = paths.get(vgg, lambda: Path(vgg))()
+    finders = {
+        "conv": lambda: CONVOLUTIONS_FILE,
+        "full": lambda: maybe_download_pretrained_vgg(data_dir),
+    }
+    path = finders.get(vgg, lambda: Path(vgg))()
     if not path.is_file():
         raise UserError(f"{path}: not found; expected conv, full, none or a Keras VGG16 file")
     try:
@@ -207,7 +208,7 @@ def read_image(path, shape=None):
         picture = imageio.imread(path, plugin="pillow", index=0, mode="RGB", rotate=True)
     except Exception as error:  # decoders raise whatever they like on damaged files
         raise UserError(
-            f"{path}: cannot be read as a picture ({error}); replace or remove the file"
+            f"{path}: no picture, or a damaged one ({error}); replace or remove the file"
         ) from error
     return picture if shape is None else resize(picture, shape)
 

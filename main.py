@@ -39,7 +39,9 @@ VGG_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # (convolutions,
 HEAD_CHANNELS = 512  # of fc6 and fc7 where they do not come from ImageNet
 DROPOUT = 0.5
 POOL3_SCALE, POOL4_SCALE = 1e-4, 1e-2  # of the paper's all-at-once training
-NEW_LAYER_RATE = 10.0  # times the learning rate, for layers that start from random numbers
+# Times the learning rate. Adam's steps are as long for a scaled input as for a large one, so what
+# reads a scaled skip has to step further, or pool3 would never be heard.
+RATE_FACTORS = {"score_fc7": 3.0, "score_pool4": 30.0, "score_pool3": 600.0}
 WEIGHT_DECAY = 5e-4
 CLIP_NORM = 1.0
 WARM_UP_SHARE = 0.05  # of all steps
@@ -257,9 +259,9 @@ def bilinear_kernel(shape, dtype=None):
 
 
 class FineTuningAdamW(keras.optimizers.AdamW):
-    """AdamW that spares pretrained layers: they start to learn later, and learn more slowly.
+    """AdamW in which pretrained layers start to learn later, and RATE_FACTORS count.
 
-    What the new layers send back at first is noise that would undo what ImageNet taught.
+    What new layers send back at first is noise that would undo what ImageNet taught.
     """
 
     def __init__(self, pretrained, wait_steps, **options):
@@ -268,12 +270,13 @@ class FineTuningAdamW(keras.optimizers.AdamW):
         self.wait_steps = wait_steps
 
     def build(self, variables):
-        self.spared = [variable.path.split("/")[0] in self.pretrained for variable in variables]
+        self.layer_names = [variable.path.split("/")[0] for variable in variables]
         super().build(variables)
 
     def update_step(self, gradient, variable, learning_rate):
-        factor = NEW_LAYER_RATE if self.pretrained else 1.0
-        if self.spared[self._get_variable_index(variable)]:
+        layer_name = self.layer_names[self._get_variable_index(variable)]
+        factor = RATE_FACTORS.get(layer_name, 1.0)
+        if layer_name in self.pretrained:
             factor = keras.ops.clip(self.iterations / self.wait_steps - 1.0, 0.0, 1.0)
         super().update_step(gradient, variable, learning_rate * factor)
 
@@ -282,8 +285,8 @@ def optimize(network, learning_rate, total_steps, pretrained=()):
     """Give a network its loss and its optimizer.
 
     learning_rate: the highest; it rises evenly over the first steps and falls as a cosine to zero
-    at total_steps. pretrained: names of layers with weights from ImageNet; the others learn
-    NEW_LAYER_RATE times as fast. Weight decay is for convolution kernels only: biases have no need
+    at total_steps. pretrained: names of layers with weights from ImageNet; they wait until the
+    others have learnt a little. Weight decay is for convolution kernels only: biases have no need
     of it, and it would pull the upsampling kernels away from bilinear interpolation.
     Returns a compiled model that shares all layers with network; its loss is the mean cross-entropy
     over pixels that are not VOID.
