@@ -68,7 +68,6 @@ def download(remote, path):
     """
     if path.is_file():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     print(f"{remote.title}: downloading {remote.size / 1e6:.0f} MB (licence: {remote.licence})")
     part = path.with_name(path.name + ".part")
     for attempt in range(ATTEMPTS):
@@ -96,6 +95,7 @@ def _fetch(remote, part):
     with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
         if response.status != http.client.PARTIAL_CONTENT:
             done = 0  # the server sends the whole file again
+        part.parent.mkdir(parents=True, exist_ok=True)
         bar = tqdm(total=remote.size, initial=done, unit="B", unit_scale=True, desc=remote.title)
         with bar, part.open("ab" if done else "wb") as file:
             while chunk := response.read(CHUNK_BYTES):

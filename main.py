@@ -72,21 +72,33 @@ def parse_settings(arguments=None):
     add("--runs-dir", default="runs", type=Path, metavar="DIR", help="gets a folder for each run")
     add("--run", metavar="NAME", help="name of the run; an old name goes on; default: the time")
     add("--vgg", default="conv", metavar="conv|full|none|FILE", help="ImageNet weights to start on")
-    add("--image-shape", type=positive, nargs=2, metavar=("H", "W"), help="in the network, pixels")
-    add("--epochs", type=positive, metavar="N", help="how often each picture is seen")
-    add("--batch-size", default=4, type=positive, metavar="N", help="pictures in a step")
+    add(
+        "--image-shape",
+        type=at_least(1),
+        nargs=2,
+        metavar=("H", "W"),
+        help="in the network, pixels",
+    )
+    add("--epochs", type=at_least(1), metavar="N", help="how often each picture is seen")
+    add("--batch-size", default=4, type=at_least(1), metavar="N", help="pictures in a step")
     add("--learning-rate", default=1e-4, type=positive_rate, metavar="R", help="VGG16's highest")
     add("--precision", default="float32", choices=PRECISIONS, help="of the inner layers")
-    add("--seed", default=0, type=int, metavar="N", help="of every random number")
-    add("--limit", type=positive, metavar="N", help="use at most N pictures of each part")
+    add("--seed", default=0, type=at_least(0), metavar="N", help="of every random number")
+    add("--limit", type=at_least(1), metavar="N", help="use at most N pictures of each part")
     return parser.parse_args(arguments)
 
 
-def positive(text):
-    """Read a whole number above zero."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number above zero")
-    return int(text)
+def at_least(minimum):
+    """Make the argument type of whole numbers from a minimum on."""
+
+    def whole_number(text):
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(
+                f"{text!r}: expected a whole number, at least {minimum}"
+            )
+        return int(text)
+
+    return whole_number
 
 
 def positive_rate(text):
