@@ -163,7 +163,7 @@ DATASETS = {
         find=find_kitti,
         split=split_last_frames,
         image_shape=(160, 576),
-        epochs=16,
+        epochs=12,
         official_count=289,
     ),
     "synthetic": Dataset(

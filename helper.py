@@ -40,13 +40,13 @@ DRAWN_TRAINING = (30, 30, 30)
 DRAWN_TESTING = (6, 6, 6)
 
 # Augmentation: each value is drawn evenly from the range, anew for each picture and epoch.
-ZOOM = (0.9, 1.15)
-SHIFT = (-0.04, 0.04)  # of the picture's height and width
-ROTATION_DEGREES = (-1.5, 1.5)
-BRIGHTNESS = (-25.0, 25.0)  # of 255
-CONTRAST = (0.8, 1.25)
-SATURATION = (0.7, 1.3)
-COLOUR_GAIN = (0.95, 1.05)  # of red, green and blue apart
+ZOOM = (0.95, 1.08)
+SHIFT = (-0.02, 0.02)  # of the picture's height and width
+ROTATION_DEGREES = (-0.5, 0.5)
+BRIGHTNESS = (-20.0, 20.0)  # of 255
+CONTRAST = (0.9, 1.1)
+SATURATION = (0.9, 1.1)
+COLOUR_GAIN = (0.98, 1.02)  # of red, green and blue apart
 
 PAINT = (0, 255, 0)
 

@@ -72,13 +72,7 @@ def parse_settings(arguments=None):
     add("--runs-dir", default="runs", type=Path, metavar="DIR", help="gets a folder for each run")
     add("--run", metavar="NAME", help="name of the run; an old name goes on; default: the time")
     add("--vgg", default="conv", metavar="conv|full|none|FILE", help="ImageNet weights to start on")
-    add(
-        "--image-shape",
-        type=at_least(1),
-        nargs=2,
-        metavar=("H", "W"),
-        help="in the network, pixels",
-    )
+    add("--image-shape", type=at_least(1), nargs=2, metavar=("H", "W"), help="pixels, in training")
     add("--epochs", type=at_least(1), metavar="N", help="how often each picture is seen")
     add("--batch-size", default=4, type=at_least(1), metavar="N", help="pictures in a step")
     add("--learning-rate", default=1e-4, type=positive_rate, metavar="R", help="VGG16's highest")
@@ -484,6 +478,7 @@ def run(settings):
     if run_folder.claim_run(folder, settings):
         helper.say(f"{folder}: this run is finished; nothing to do (more --epochs would go on)")
         return folder
+    helper.say(f"run: {folder}, {epochs} epochs, pictures of {shape[0]}x{shape[1]} in the network")
 
     keras.utils.set_random_seed(seed % 2**32)
     keras.config.set_dtype_policy(settings["precision"])
@@ -539,7 +534,7 @@ def main(arguments=None):
         print(f"{error.filename or 'disk'}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command with the same --run goes on", file=sys.stderr)
+        print("stopped; --run NAME goes on after the last whole epoch", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
 
