@@ -36,17 +36,17 @@ CONVOLUTION_NAMES = tuple(
 )
 
 # How many pictures of um, umm and uu are drawn where there are no real ones.
-DRAWN_TRAINING = (30, 30, 30)
+DRAWN_TRAINING = (90, 90, 90)
 DRAWN_TESTING = (6, 6, 6)
 
 # Augmentation: each value is drawn evenly from the range, anew for each picture and epoch.
-ZOOM = (0.95, 1.08)
-SHIFT = (-0.02, 0.02)  # of the picture's height and width
-ROTATION_DEGREES = (-0.5, 0.5)
-BRIGHTNESS = (-20.0, 20.0)  # of 255
-CONTRAST = (0.9, 1.1)
-SATURATION = (0.9, 1.1)
-COLOUR_GAIN = (0.98, 1.02)  # of red, green and blue apart
+ZOOM = (0.85, 1.2)
+SHIFT = (-0.05, 0.05)  # of the picture's height and width
+ROTATION_DEGREES = (-2.0, 2.0)
+BRIGHTNESS = (-25.0, 25.0)  # of 255
+CONTRAST = (0.8, 1.25)
+SATURATION = (0.7, 1.3)
+COLOUR_GAIN = (0.95, 1.05)  # of red, green and blue apart
 
 PAINT = (0, 255, 0)
 
