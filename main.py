@@ -11,6 +11,7 @@ Segmentation, arXiv:1411.4038 and 1605.06211; K. Simonyan, A. Zisserman: arXiv:1
 
 import argparse
 import functools
+import itertools
 import math
 import os
 import platform
@@ -45,7 +46,9 @@ RATE_FACTORS = {"score_fc7": 3.0, "score_pool4": 30.0, "score_pool3": 600.0}
 WEIGHT_DECAY = 5e-4
 CLIP_NORM = 1.0
 WARM_UP_SHARE = 0.05  # of all steps
-WAIT_SHARE = 0.05  # of all steps, before pretrained layers learn; as many until they do so fully
+HEAD_VIEWS = 2  # augmented views of each picture whose features the head learns from at first
+HEAD_EPOCHS = 8  # over these
+HEAD_RATE = 3.0  # times the learning rate
 PREDICTION_BATCH = 4
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 OUT_OF_MEMORY = ("MemoryError", "ResourceExhausted", "RESOURCE_EXHAUSTED")  # in any backend's words
@@ -75,7 +78,7 @@ def parse_settings(arguments=None):
     add("--image-shape", type=at_least(1), nargs=2, metavar=("H", "W"), help="pixels, in training")
     add("--epochs", type=at_least(1), metavar="N", help="how often each picture is seen")
     add("--batch-size", default=4, type=at_least(1), metavar="N", help="pictures in a step")
-    add("--learning-rate", default=1e-4, type=positive_rate, metavar="R", help="VGG16's highest")
+    add("--learning-rate", default=1e-4, type=positive_rate, metavar="R", help="the highest")
     add("--precision", default="float32", choices=PRECISIONS, help="of the inner layers")
     add("--seed", default=0, type=at_least(0), metavar="N", help="of every random number")
     add("--limit", type=at_least(1), metavar="N", help="use at most N pictures of each part")
@@ -264,36 +267,25 @@ def bilinear_kernel(shape, dtype=None):
 # --- loss -----------------------------------------------------------------------------------------
 
 
-class FineTuningAdamW(keras.optimizers.AdamW):
-    """AdamW in which pretrained layers start to learn later, and RATE_FACTORS count.
-
-    What new layers send back at first is noise that would undo what ImageNet taught.
-    """
-
-    def __init__(self, pretrained, wait_steps, **options):
-        super().__init__(**options)
-        self.pretrained = frozenset(pretrained)  # layer names
-        self.wait_steps = wait_steps
+class LayerwiseAdamW(keras.optimizers.AdamW):
+    """AdamW in which each layer has the learning rate times its entry in RATE_FACTORS."""
 
     def build(self, variables):
-        self.layer_names = [variable.path.split("/")[0] for variable in variables]
+        layer_names = [variable.path.split("/")[0] for variable in variables]
+        self.rate_factors = [RATE_FACTORS.get(name, 1.0) for name in layer_names]
         super().build(variables)
 
     def update_step(self, gradient, variable, learning_rate):
-        layer_name = self.layer_names[self._get_variable_index(variable)]
-        factor = RATE_FACTORS.get(layer_name, 1.0)
-        if layer_name in self.pretrained:
-            factor = keras.ops.clip(self.iterations / self.wait_steps - 1.0, 0.0, 1.0)
+        factor = self.rate_factors[self._get_variable_index(variable)]
         super().update_step(gradient, variable, learning_rate * factor)
 
 
-def optimize(network, learning_rate, total_steps, pretrained=()):
+def optimize(network, learning_rate, total_steps):
     """Give a network its loss and its optimizer.
 
     learning_rate: the highest; it rises evenly over the first steps and falls as a cosine to zero
-    at total_steps. pretrained: names of layers with weights from ImageNet; they wait until the
-    others have learnt a little. Weight decay is for convolution kernels only: biases have no need
-    of it, and it would pull the upsampling kernels away from bilinear interpolation.
+    at total_steps. Weight decay is for convolution kernels only: biases have no need of it, and it
+    would pull the upsampling kernels away from bilinear interpolation.
     Returns a compiled model that shares all layers with network; its loss is the mean cross-entropy
     over pixels that are not VOID.
     """
@@ -302,10 +294,7 @@ def optimize(network, learning_rate, total_steps, pretrained=()):
         learning_rate / warm_up, max(1, total_steps - warm_up), alpha=0.0,
         warmup_target=learning_rate, warmup_steps=warm_up,
     )  # fmt: skip
-    optimizer = FineTuningAdamW(
-        pretrained, max(1, round(WAIT_SHARE * total_steps)), learning_rate=schedule,
-        weight_decay=WEIGHT_DECAY, global_clipnorm=CLIP_NORM,
-    )  # fmt: skip
+    optimizer = LayerwiseAdamW(schedule, weight_decay=WEIGHT_DECAY, global_clipnorm=CLIP_NORM)
     optimizer.exclude_from_weight_decay(
         [v for v in network.trainable_variables if v.name == "bias" or "upsample" in v.path]
     )
@@ -317,6 +306,45 @@ def optimize(network, learning_rate, total_steps, pretrained=()):
 
 
 # --- training -------------------------------------------------------------------------------------
+
+
+def train_head(network, get_batches_fn, batch_size, batches, learning_rate, seed=0):
+    """Teach the new layers first, on features of the pretrained ones that are computed once.
+
+    An untrained head sends back noise, which would undo what ImageNet taught before it is of use
+    (A. Kumar et al.: Fine-Tuning can Distort Pretrained Features, arXiv:2202.10054).
+    network: of `layers`, pretrained; get_batches_fn: of `helper.gen_batch_function`, which gives
+    that many batches an epoch.
+    """
+    pools = [network.get_layer(f"block{block}_pool").output for block in (3, 4, 5)]
+    features = keras.Model(network.input, pools)
+    padded_logits, _ = network.get_layer("logits").input
+    head = keras.Model(pools, padded_logits, name="head")
+    views = itertools.chain(*(get_batches_fn(batch_size, view) for view in range(HEAD_VIEWS)))
+    stored = [
+        (
+            [np.asarray(pool, np.float16) for pool in features.predict_on_batch(pictures)],
+            pad_with_void(labels),
+        )
+        for pictures, labels in helper.progress(
+            views, total=HEAD_VIEWS * batches, desc="features", unit="batch"
+        )
+    ]
+    trainer = optimize(head, HEAD_RATE * learning_rate, HEAD_EPOCHS * len(stored))
+    reseed_dropout(network, seed, 0)
+    orders = [
+        np.random.default_rng([seed, epoch]).permutation(len(stored))
+        for epoch in range(HEAD_EPOCHS)
+    ]
+    for index in helper.progress(np.concatenate(orders), desc="head", unit="step"):
+        take_step(trainer, *stored[index])
+
+
+def pad_with_void(labels):
+    """Pad labels [N, H, W] below and to the right as Preprocess pads pictures."""
+    height, width = labels.shape[1:]
+    padding = ((0, 0), (0, -height % 32), (0, -width % 32))
+    return np.pad(labels, padding, constant_values=VOID)
 
 
 def train_nn(
@@ -356,32 +384,35 @@ def train_epoch(trainer, batches, bar=None):
     """Take a step for each batch. Returns the mean loss over the epoch's pictures."""
     losses, sizes = [], []
     for pictures, labels in batches:
-        loss = take_step(trainer, pictures, labels)
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss} at step {len(losses) + 1} of the epoch; the last checkpoint "
-                "is kept: try a lower --learning-rate, or --precision float32, in a new --run"
-            )
-        losses.append(loss)
+        losses.append(take_step(trainer, pictures, labels))
         sizes.append(len(pictures))
         if bar is not None:
             bar.update(TRAINING_COST * len(pictures))
-            bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+            bar.set_postfix_str(f"loss {losses[-1]:.4f}", refresh=False)
     return float(np.average(losses, weights=sizes))
 
 
-def take_step(trainer, pictures, labels):
-    """Train on one batch. Returns its loss. Raises TrainingError where memory does not suffice."""
+def take_step(trainer, inputs, labels):
+    """Train on one batch. Returns its loss.
+
+    Raises TrainingError where memory does not suffice, and when the loss is no longer a number.
+    """
     try:
         trainer.reset_metrics()  # or the loss would be the mean since the start
-        return float(trainer.train_on_batch(pictures, labels))
+        loss = float(trainer.train_on_batch(inputs, labels))
     except Exception as error:  # each backend has its own class for this
         if any(sign in repr(error) for sign in OUT_OF_MEMORY):
             raise TrainingError(
-                f"no memory for a batch of {'x'.join(map(str, pictures.shape))}: "
+                f"no memory for a batch of {'x'.join(map(str, labels.shape))} pixels: "
                 "try a smaller --batch-size or --image-shape"
             ) from error
         raise
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the loss is {loss}; the last checkpoint is kept: try a lower --learning-rate, or "
+            "--precision float32, in a new --run"
+        )
+    return loss
 
 
 def reseed_dropout(network, seed, epoch):
@@ -483,9 +514,11 @@ def run(settings):
     keras.utils.set_random_seed(seed % 2**32)
     keras.config.set_dtype_policy(settings["precision"])
     network = layers(load_vgg(weights), len(data_set.classes))
-    steps = epochs * math.ceil(len(training) / batch_size)
-    trainer = optimize(network, settings["learning_rate"], steps, pretrained=weights)
+    batches, rate = math.ceil(len(training) / batch_size), settings["learning_rate"]
+    trainer = optimize(network, rate, epochs * batches)
     get_batches_fn = helper.gen_batch_function(training, data_set, shape, seed)
+    if weights and not run_folder.has_checkpoint(folder):
+        train_head(network, get_batches_fn, batch_size, batches, rate, seed)
     score = functools.partial(score_pictures, predictor(network), validation, data_set, shape)
     total = epochs * (TRAINING_COST * len(training) + len(validation))
     with helper.progress(total=total, desc="training", unit="pass", smoothing=0.1) as bar:

@@ -108,15 +108,20 @@ def save_checkpoint(folder, model, history, best):
     write_log(folder / "log.csv", history)
 
 
+def has_checkpoint(folder):
+    """Tell whether a run has an epoch to go on from."""
+    return (folder / "checkpoint" / "manifest.json").is_file()
+
+
 def load_checkpoint(folder, model):
     """Bring a compiled model back to where the run's last checkpoint left it.
 
     Returns (history, best), ([], None) where there is no checkpoint. Raises UserError where its
     weights are damaged.
     """
-    manifest_path = folder / "checkpoint" / "manifest.json"
-    if not manifest_path.is_file():
+    if not has_checkpoint(folder):
         return [], None
+    manifest_path = folder / "checkpoint" / "manifest.json"
     manifest = read_json(manifest_path)
     ((name, digest),) = manifest["files"].items()
     weights = manifest_path.with_name(name)
