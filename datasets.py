@@ -62,33 +62,26 @@ def find_kitti(root):
     testing samples, each sorted by name. Raises UserError for an empty or missing folder, a
     picture with another name, and pictures without label.
     """
-    training = [
-        Sample(picture.stem, picture, _kitti_label(root, picture), picture.stem.split("_")[0])
-        for picture in _kitti_pictures(root / "training" / "image_2")
-    ]
+    labels = root / "training" / "gt_image_2"
+    training = _kitti_samples(root / "training" / "image_2", labels)
     missing = [sample.label for sample in training if not sample.label.is_file()]
     if missing:
         raise UserError("\n".join(f"{path}: this label is missing" for path in missing))
-    testing = [
-        Sample(picture.stem, picture, None, picture.stem.split("_")[0])
-        for picture in _kitti_pictures(root / "testing" / "image_2")
-    ]
-    return training, testing
+    return training, _kitti_samples(root / "testing" / "image_2")
 
 
-def _kitti_pictures(folder):
+def _kitti_samples(folder, labels=None):
     pictures = sorted(path for path in folder.glob("*.png") if not path.name.startswith("."))
     if not pictures:
         raise UserError(f"{folder}: no PNG pictures found here; expected um_000000.png and so on")
+    samples = []
     for path in pictures:
         if not re.fullmatch(r"(um|umm|uu)_\d{6}", path.stem):
             raise UserError(f"{path}: expected a name such as um_000000.png, umm_… or uu_…")
-    return pictures
-
-
-def _kitti_label(root, picture):
-    category, number = picture.stem.split("_")
-    return root / "training" / "gt_image_2" / f"{category}_road_{number}.png"
+        category, number = path.stem.split("_")
+        label = labels / f"{category}_road_{number}.png" if labels else None
+        samples.append(Sample(path.stem, path, label, category))
+    return samples
 
 
 def split_last_frames(samples, seed, last=16):

@@ -105,10 +105,15 @@ def _fetch(remote, part):
         raise ConnectionError(f"ended after {part.stat().st_size} of {remote.size} bytes")
 
 
+def file_digest(path, algorithm):
+    """Return the hash of a file in hexadecimal; algorithm: a name that hashlib knows."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
 def verify(remote, path):
     """Raise DownloadError, and delete the file, when its size or hash are not the expected ones."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, remote.algorithm).hexdigest()
+    digest = file_digest(path, remote.algorithm)
     if (path.stat().st_size, digest) != (remote.size, remote.digest):
         found = f"{path.stat().st_size} bytes, {remote.algorithm} {digest}"
         path.unlink()

@@ -517,18 +517,17 @@ def run(settings):
     batches, rate = math.ceil(len(training) / batch_size), settings["learning_rate"]
     trainer = optimize(network, rate, epochs * batches)
     get_batches_fn = helper.gen_batch_function(training, data_set, shape, seed)
-    if weights and not run_folder.has_checkpoint(folder):
+    if weights and not run_folder.manifest_path(folder).is_file():
         train_head(network, get_batches_fn, batch_size, batches, rate, seed)
-    score = functools.partial(score_pictures, predictor(network), validation, data_set, shape)
+    predict = predictor(network)
+    score = functools.partial(score_pictures, predict, validation, data_set, shape)
     total = epochs * (TRAINING_COST * len(training) + len(validation))
     with helper.progress(total=total, desc="training", unit="pass", smoothing=0.1) as bar:
         validate = functools.partial(score, bar)
         train_nn(network, trainer, get_batches_fn, epochs, batch_size, folder, validate, seed, bar)
 
     network.load_weights(folder / "best.weights.h5")
-    helper.save_inference_samples(
-        folder / "pictures", predictor(network), testing, shape, PREDICTION_BATCH
-    )
+    helper.save_inference_samples(folder / "pictures", predict, testing, shape, PREDICTION_BATCH)
     result = {name: settings[name] for name in ("dataset", "labels")} | {"split": "validation"}
     result |= score().scores()
     if "perspective" in result:

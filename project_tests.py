@@ -1,8 +1,9 @@
 """Every promise of the other files, checked against something independent.
 
-python project_tests.py                 all but the long ones
-python project_tests.py -m slow         the long ones: the main job, from start to end
-python project_tests.py -k layers       those with "layers" in their name
+    python project_tests.py                 all but the long one
+    python project_tests.py -m slow         the long one: the main job, from start to end
+    python project_tests.py -m jax          those on JAX, where it is installed
+    python project_tests.py -k layers       those with "layers" in their name
 """
 
 import csv
@@ -65,9 +66,9 @@ def spoilt(drawn, tmp_path):
     return tmp_path / "data"
 
 
-def small_network(num_classes=2, blocks=SMALL_BLOCKS):
+def small_network(num_classes=2):
     keras.utils.set_random_seed(0)
-    return main.layers(main.load_vgg({}, blocks, head_channels=8), num_classes)
+    return main.layers(main.load_vgg({}, SMALL_BLOCKS, head_channels=8), num_classes)
 
 
 def set_small_scores(network, random):
@@ -357,7 +358,7 @@ def one_batch(shape):
 
 
 def train_one_batch(folder, network, batch, epochs, total_epochs, rate):
-    """Train on one batch, 20 times an epoch, as `main.run` would. Returns the last Tally."""
+    """Train on one batch, 20 times an epoch, as `main.run` would. Returns its validate."""
     trainer = main.optimize(network, rate, 20 * total_epochs)
     pictures, labels = batch
 
@@ -393,7 +394,8 @@ def test_train_nn(tmp_path):
 def test_the_head_learns_on_stored_features_and_nothing_else_moves():
     """Padding and float16 included, the stored features train the network's own head."""
     keras.utils.set_random_seed(0)
-    network = main.layers(imagenet_vgg(), 2)
+    # A VGG of its own: training changes fc6 and fc7, and imagenet_vgg is shared.
+    network = main.layers(main.load_vgg(helper.read_vgg_weights("conv", HERE / "data")), 2)
     pictures, labels = one_batch((50, 90))
     before = {v.path: v.numpy() for v in network.trainable_variables}
     loss_before = float(main.optimize(network, 1e-4, 1).test_on_batch(pictures, labels))

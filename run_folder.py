@@ -5,7 +5,6 @@ No Keras here: models come as arguments.
 
 import contextlib
 import csv
-import hashlib
 import io
 import itertools
 import json
@@ -13,6 +12,7 @@ import os
 import time
 
 from datasets import UserError
+from download import file_digest
 
 LOG_FIELDS = (
     "epoch", "seconds", "loss", "val_loss", "val_iou", "val_max_f", "learning_rate",
@@ -98,19 +98,18 @@ def save_checkpoint(folder, model, history, best):
     checkpoint.mkdir(exist_ok=True)
     weights = checkpoint / f"epoch_{len(history):04d}.weights.h5"
     write_atomically(weights, model.save_weights)
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    manifest = {"format": 1, "files": {weights.name: digest}, "best": best, "history": history}
-    write_json(checkpoint / "manifest.json", manifest)
+    files = {weights.name: file_digest(weights, "sha256")}
+    manifest = {"format": 1, "files": files, "best": best, "history": history}
+    write_json(manifest_path(folder), manifest)
     for other in checkpoint.glob("epoch_*.weights.h5"):
         if other != weights:
             other.unlink()
     write_log(folder / "log.csv", history)
 
 
-def has_checkpoint(folder):
-    """Tell whether a run has an epoch to go on from."""
-    return (folder / "checkpoint" / "manifest.json").is_file()
+def manifest_path(folder):
+    """Return where a run's manifest lies; it is there once the run has an epoch to go on from."""
+    return folder / "checkpoint" / "manifest.json"
 
 
 def load_checkpoint(folder, model):
@@ -119,13 +118,13 @@ def load_checkpoint(folder, model):
     Returns (history, best), ([], None) where there is no checkpoint. Raises UserError where its
     weights are damaged.
     """
-    if not has_checkpoint(folder):
+    path = manifest_path(folder)
+    if not path.is_file():
         return [], None
-    manifest_path = folder / "checkpoint" / "manifest.json"
-    manifest = read_json(manifest_path)
+    manifest = read_json(path)
     ((name, digest),) = manifest["files"].items()
-    weights = manifest_path.with_name(name)
-    if not weights.is_file() or hashlib.sha256(weights.read_bytes()).hexdigest() != digest:
+    weights = path.with_name(name)
+    if not weights.is_file() or file_digest(weights, "sha256") != digest:
         raise UserError(f"{weights}: missing or damaged; start again with another --run")
     model.optimizer.build(model.trainable_variables)  # or its state would be skipped
     model.load_weights(weights)
