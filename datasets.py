@@ -13,6 +13,8 @@ import numpy as np
 
 from metrics import VOID
 
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
 
 class UserError(Exception):
     """Something a person can put right: each line says what was found, expected and to be done."""
@@ -35,7 +37,9 @@ class Dataset:
     title: str  # for people
     folder: str  # below DATA_DIR
     classes: tuple[str, ...]  # names in the order of their indices
-    colours: Mapping[tuple[int, int, int], int]  # label colour -> class index or VOID
+    # Label value -> class index or VOID: colours, or the numbers of single-channel labels.
+    label_values: Mapping[tuple[int, int, int] | int, int]
+    paint: Mapping[int, tuple[int, int, int]]  # class index -> colour to paint pictures with
     find: Callable[[Path], tuple[list[Sample], list[Sample]]]  # -> labelled, testing
     split: Callable[[list[Sample], int], tuple[list[Sample], list[Sample]]]
     image_shape: tuple[int, int]  # the default (height, width) in the network, pixels
@@ -64,9 +68,7 @@ def find_kitti(root):
     """
     labels = root / "training" / "gt_image_2"
     training = _kitti_samples(root / "training" / "image_2", labels)
-    missing = [sample.label for sample in training if not sample.label.is_file()]
-    if missing:
-        raise UserError("\n".join(f"{path}: this label is missing" for path in missing))
+    _refuse_missing_labels(training)
     return training, _kitti_samples(root / "testing" / "image_2")
 
 
@@ -82,6 +84,47 @@ def _kitti_samples(folder, labels=None):
         label = labels / f"{category}_road_{number}.png" if labels else None
         samples.append(Sample(path.stem, path, label, category))
     return samples
+
+
+def find_camvid(root):
+    """Find the pictures of CamVid in the layout of the SegNet tutorial.
+
+    root: holds train/ and val/, their labels in trainannot/ and valannot/ (single-channel PNG of
+    the same stem), and test/ where there is one; without it the pictures of val/ are painted.
+    Returns (labelled, testing), with "train" or "val" as category. Raises UserError for an empty or
+    missing folder and pictures without label.
+    """
+    labelled = [
+        Sample(path.stem, path, root / f"{part}annot" / f"{path.stem}.png", part)
+        for part in ("train", "val")
+        for path in _pictures(root / part, "train/, trainannot/, val/ and valannot/ of CamVid")
+    ]
+    _refuse_missing_labels(labelled)
+    testing = root / ("test" if (root / "test").is_dir() else "val")
+    pictures = _pictures(testing, "CamVid's testing pictures")
+    return labelled, [Sample(path.stem, path, None, testing.name) for path in pictures]
+
+
+def _pictures(folder, expected):
+    """List a folder's pictures by name, whatever their format."""
+    pictures = sorted(
+        path for path in folder.glob("*.*") if path.suffix.lower() in PICTURE_SUFFIXES
+        and not path.name.startswith(".")
+    )  # fmt: skip
+    if not pictures:
+        raise UserError(f"{folder}: no pictures found here; expected {expected}")
+    return pictures
+
+
+def _refuse_missing_labels(samples):
+    missing = [sample.label for sample in samples if not sample.label.is_file()]
+    if missing:
+        raise UserError("\n".join(f"{path}: this label is missing" for path in missing))
+
+
+def split_by_category(samples, seed):
+    """Split as the data set's folders do, which are the categories. seed is not used."""
+    return _divide(samples, {sample.name for sample in samples if sample.category == "val"})
 
 
 def split_last_frames(samples, seed, last=16):
@@ -122,21 +165,25 @@ def spread(samples, limit):
     return [samples[index * len(samples) // limit] for index in range(limit)]
 
 
-def decode_label(colours, table, path):
+def decode_label(values, table, path):
     """Turn a label picture into class indices.
 
-    colours: uint8 [H, W, 3]; table: {(red, green, blue): class index or VOID}; path: for the error.
-    Returns uint8 [H, W]. Raises UserError that names the file and a colour not in the table.
+    values: uint8 [H, W, 3] colours or uint8 [H, W] numbers; table: {(red, green, blue) or number:
+    class index or VOID}; path: for the error. Returns uint8 [H, W]. Raises UserError that names
+    the file and a value not in the table.
     """
-    codes = colours.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
-    known = {(r << 16) + (g << 8) + b: index for (r, g, b), index in table.items()}
+    channels = np.atleast_3d(values).astype(np.uint32)
+    places = 256 ** np.arange(channels.shape[-1], dtype=np.uint32)[::-1]
+    known = {int(np.atleast_1d(value) @ places): index for value, index in table.items()}
+    codes = channels @ places
     label = np.full(codes.shape, VOID, np.uint8)
     for code in np.unique(codes).tolist():
         if code not in known:
-            colour = (code >> 16, code >> 8 & 255, code & 255)
-            expected = ", ".join(str(colour) for colour in table)
+            found = values[codes == code][0]
+            found = tuple(found.tolist()) if found.ndim else int(found)
+            expected = ", ".join(str(value) for value in table)
             raise UserError(
-                f"{path}: the colour {colour} stands for no class; expected one of {expected}"
+                f"{path}: the value {found} stands for no class; expected one of {expected}"
                 " (labels must be PNG, without smoothing or compression losses)"
             )
         label[codes == code] = known[code]
@@ -146,24 +193,46 @@ def decode_label(colours, table, path):
 # KITTI's rule is "valid where red is set, road where blue is set".
 KITTI_COLOURS = {(255, 0, 0): 0, (255, 0, 255): 1, (0, 0, 0): VOID, (0, 0, 255): VOID}
 KITTI_CLASSES = ("other", "road")
+ROAD_GREEN = {1: (0, 255, 0)}
+
+# Names, order and grouping of the SegNet tutorial; each with a colour to paint it with.
+CAMVID_CLASSES = {
+    "sky": (128, 128, 128), "building": (128, 0, 0), "pole": (192, 192, 128),
+    "road": (128, 64, 128), "pavement": (60, 40, 222), "tree": (128, 128, 0),
+    "sign": (192, 128, 128), "fence": (64, 64, 128), "car": (64, 0, 128),
+    "pedestrian": (64, 64, 0), "bicyclist": (0, 128, 192),
+}  # fmt: skip
 
 DATASETS = {
     "kitti": Dataset(
         title="KITTI Road",
         folder="data_road",
         classes=KITTI_CLASSES,
-        colours=KITTI_COLOURS,
+        label_values=KITTI_COLOURS,
+        paint=ROAD_GREEN,
         find=find_kitti,
         split=split_last_frames,
         image_shape=(160, 576),
         epochs=12,
         official_count=289,
     ),
+    "camvid": Dataset(
+        title="CamVid",
+        folder="camvid",
+        classes=tuple(CAMVID_CLASSES),
+        label_values={index: index for index in range(11)} | {11: VOID, VOID: VOID},
+        paint=dict(enumerate(CAMVID_CLASSES.values())),
+        find=find_camvid,
+        split=split_by_category,
+        image_shape=(360, 480),
+        epochs=30,
+    ),
     "synthetic": Dataset(
         title="drawn road scenes",
         folder="synthetic",
         classes=KITTI_CLASSES,
-        colours=KITTI_COLOURS,
+        label_values=KITTI_COLOURS,
+        paint=ROAD_GREEN,
         find=find_kitti,
         split=split_share,
         image_shape=(96, 320),

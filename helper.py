@@ -24,7 +24,6 @@ from tqdm import tqdm
 import download
 import scenes
 from datasets import DATASETS, VOID, UserError, decode_label
-from metrics import ROAD
 
 WORKERS = min(8, os.cpu_count() or 1)  # threads that read pictures ahead of the network
 VGG_MEAN_RGB = (123.68, 116.779, 103.939)
@@ -34,6 +33,7 @@ CONVOLUTION_NAMES = tuple(
     for block, count in enumerate((2, 2, 3, 3, 3), start=1)
     for number in range(1, count + 1)
 )
+HEAD_NAMES = ("fc1", "fc2", "fc6", "fc7")  # dense in Keras' file, convolutions in ours
 
 # How many pictures of um, umm and uu are drawn where there are no real ones.
 DRAWN_TRAINING = (90, 90, 90)
@@ -47,8 +47,6 @@ BRIGHTNESS = (-25.0, 25.0)  # of 255
 CONTRAST = (0.8, 1.25)
 SATURATION = (0.7, 1.3)
 COLOUR_GAIN = (0.95, 1.05)  # of red, green and blue apart
-
-PAINT = (0, 255, 0)
 
 
 # --- terminal -------------------------------------------------------------------------------------
@@ -94,7 +92,11 @@ def prepare_data_set(name, data_dir):
     Raises UserError where the data set can't be had.
     """
     try:
-        makers = {"kitti": maybe_download_kitti_road, "synthetic": maybe_draw_scenes}
+        makers = {
+            "kitti": maybe_download_kitti_road,
+            "camvid": expect_camvid,
+            "synthetic": maybe_draw_scenes,
+        }
         used = "kitti" if name == "auto" else name
         return used, makers[used](data_dir)
     except download.DownloadError as error:
@@ -111,6 +113,17 @@ def maybe_download_kitti_road(data_dir):
         archive = data_dir / "data_road.zip"
         download.download(download.KITTI_ROAD, archive)
         download.unpack(archive, folder.name, data_dir)
+    return folder
+
+
+def expect_camvid(data_dir):
+    """Return the folder of CamVid below data_dir. Raises UserError where it is not there."""
+    folder = data_dir / DATASETS["camvid"].folder
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: not found; CamVid has no download that may be automated: put train/, "
+            "trainannot/, val/ and valannot/ of the SegNet tutorial there"
+        )
     return folder
 
 
@@ -132,7 +145,8 @@ def read_vgg_weights(vgg, data_dir):
     """Read the weights of VGG16.
 
     vgg: "conv", the 13 ImageNet convolutions that come with this repository; "full", fc6 and fc7
-    too, from Keras' file; "none", no weights; or the path of a Keras VGG16 file.
+    too, from Keras' file; "none", no weights; or the path of a Keras VGG16 file or of the
+    best.weights.h5 of an earlier run, whose fc6 and fc7 come along.
     Returns {layer name: (kernel, bias)}, float32, kernels [height, width, in, out], with the fully
     connected fc1 and fc2 as the convolutions fc6 and fc7 where the file has them; empty for "none".
     Raises UserError for a file that is no VGG16 file.
@@ -145,7 +159,10 @@ def read_vgg_weights(vgg, data_dir):
     }
     path = finders.get(vgg, lambda: Path(vgg))()
     if not path.is_file():
-        raise UserError(f"{path}: not found; expected conv, full, none or a Keras VGG16 file")
+        raise UserError(
+            f"{path}: not found; expected conv, full, none, a Keras VGG16 file or a "
+            "run's best.weights.h5"
+        )
     try:
         arrays = _read_npz(path) if path.suffix == ".npz" else _read_h5(path)
         weights = _pair_kernels_with_biases(arrays)
@@ -154,13 +171,13 @@ def read_vgg_weights(vgg, data_dir):
     missing = [name for name in CONVOLUTION_NAMES if name not in weights]
     if missing:
         raise UserError(f"{path}: has no layer {missing[0]}; expected a Keras VGG16 file")
-    return {name: weights[name] for name in CONVOLUTION_NAMES} | _as_convolutions(weights)
+    return {name: weights[name] for name in CONVOLUTION_NAMES} | _head(weights)
 
 
-def _as_convolutions(weights):
-    """Turn fc1 and fc2 into convolutions: fc1 sees the last block's places row by row."""
+def _head(weights):
+    """Return fc6 and fc7 as convolutions; fc1 sees the last block's places row by row."""
     if "fc1" not in weights or "fc2" not in weights:
-        return {}
+        return {name: weights[name] for name in ("fc6", "fc7") if name in weights}
     (first, first_bias), (second, second_bias) = weights["fc1"], weights["fc2"]
     channels = len(weights[CONVOLUTION_NAMES[-1]][1])
     size = math.isqrt(len(first) // channels)
@@ -176,11 +193,13 @@ def _read_npz(path):
 
 
 def _read_h5(path):
+    """Read {(layer, …, variable): array}; Keras' own .weights.h5 tells layers by an attribute."""
     arrays = {}
 
     def keep(name, item):
         if isinstance(item, h5py.Dataset):
-            arrays[tuple(name.split("/"))] = item[()]
+            layer, *rest = name.split("/")
+            arrays[item.parent.attrs.get("name", layer), *rest] = item[()]
 
     with h5py.File(path) as file:
         file.visititems(keep)
@@ -191,7 +210,8 @@ def _pair_kernels_with_biases(arrays):
     """Group arrays by the first part of their path, the layer; a kernel has more axes than one."""
     weights = collections.defaultdict(dict)
     for (layer, *_), array in arrays.items():
-        weights[layer]["bias" if array.ndim == 1 else "kernel"] = array.astype(np.float32)
+        if layer in (*CONVOLUTION_NAMES, *HEAD_NAMES):
+            weights[layer]["bias" if array.ndim == 1 else "kernel"] = array.astype(np.float32)
     return {layer: (pair["kernel"], pair["bias"]) for layer, pair in weights.items()}
 
 
@@ -207,10 +227,29 @@ def read_image(path, shape=None):
     try:
         picture = imageio.imread(path, plugin="pillow", index=0, mode="RGB", rotate=True)
     except Exception as error:  # decoders raise whatever they like on damaged files
-        raise UserError(
-            f"{path}: no picture, or a damaged one ({error}); replace or remove the file"
-        ) from error
+        raise _damaged(path, error) from error
     return picture if shape is None else resize(picture, shape)
+
+
+def read_numbers(path):
+    """Read a single-channel picture, a palette's numbers as they are. Returns uint8 [H, W].
+
+    Raises UserError that names the file.
+    """
+    try:
+        with Image.open(path) as picture:
+            if picture.mode in ("L", "P"):
+                return np.asarray(picture)
+    except Exception as error:  # decoders raise whatever they like on damaged files
+        raise _damaged(path, error) from error
+    raise UserError(
+        f"{path}: is a picture of mode {picture.mode}; expected a single channel of 8 bits, the "
+        "numbers of the classes"
+    )
+
+
+def _damaged(path, error):
+    return UserError(f"{path}: no picture, or a damaged one ({error}); replace or remove the file")
 
 
 def read_label(sample, data_set, shape=None):
@@ -218,7 +257,9 @@ def read_label(sample, data_set, shape=None):
 
     Returns uint8 [H, W] of class indices and VOID. Raises UserError that names the file.
     """
-    label = decode_label(read_image(sample.label), data_set.colours, sample.label)
+    single_channel = all(isinstance(value, int) for value in data_set.label_values)
+    read = read_numbers if single_channel else read_image
+    label = decode_label(read(sample.label), data_set.label_values, sample.label)
     return label if shape is None else resize(label, shape, Image.Resampling.NEAREST)
 
 
@@ -379,23 +420,27 @@ def gen_test_output(predict, samples, image_shape, batch_size=1):
             yield sample, picture, np.stack(own_size, axis=-1)
 
 
-def paint_road(picture, probability):
-    """Paint green, half transparent, where road is more likely than not.
+def paint_classes(picture, probabilities, paint):
+    """Paint each class, half transparent, where it is the most likely one.
 
-    picture: uint8 [H, W, 3]; probability: float [H, W], 0..1. Returns uint8 [H, W, 3].
+    picture: uint8 [H, W, 3]; probabilities: float [H, W, C]; paint: {class index: (red, green,
+    blue)}, classes without an entry stay as they are. Returns uint8 [H, W, 3].
     """
+    # The later class wins a tie: road is road from probability 0.5 on.
+    classes = probabilities.shape[-1] - 1 - probabilities[..., ::-1].argmax(axis=-1)
     painted = picture.copy()
-    road = probability >= 0.5
-    painted[road] = (picture[road].astype(np.uint16) + np.array(PAINT, np.uint16)) // 2
+    for index, colour in paint.items():
+        place = classes == index
+        painted[place] = (picture[place].astype(np.uint16) + np.array(colour, np.uint16)) // 2
     return painted
 
 
-def save_inference_samples(folder, predict, samples, image_shape, batch_size=1):
-    """Write each picture with its road painted to folder/NAME.png, in the picture's own size."""
+def save_inference_samples(folder, predict, samples, data_set, image_shape, batch_size=1):
+    """Write each picture with its classes painted to folder/NAME.png, in the picture's own size."""
     folder.mkdir(parents=True, exist_ok=True)
     output = gen_test_output(predict, samples, image_shape, batch_size)
     for sample, picture, probabilities in progress(
         output, total=len(samples), desc="painting", unit="picture"
     ):
-        painted = paint_road(picture, probabilities[..., ROAD])
+        painted = paint_classes(picture, probabilities, data_set.paint)
         imageio.imwrite(folder / f"{sample.name}.png", painted, plugin="pillow", compress_level=3)

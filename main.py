@@ -166,7 +166,7 @@ def load_vgg(weights, blocks=VGG_BLOCKS, head_channels=HEAD_CHANNELS):
 
     weights: {layer name: (kernel, bias)} of `helper.read_vgg_weights`; layers not named start from
     random numbers. blocks: (convolutions, channels) of each block. head_channels: of fc6 and fc7
-    where weights has none; with weights they are those of the paper, 7x7x4096 and 1x1x4096.
+    where weights has none; ImageNet's have 4096.
     Returns a model: uint8 or float RGB pictures [N, H, W, 3], 0..255, any size -> block3_pool,
     block4_pool and fc7, at 1/8, 1/16 and 1/32 of the size padded to a multiple of 32.
     """
@@ -527,7 +527,9 @@ def run(settings):
         train_nn(network, trainer, get_batches_fn, epochs, batch_size, folder, validate, seed, bar)
 
     network.load_weights(folder / "best.weights.h5")
-    helper.save_inference_samples(folder / "pictures", predict, testing, shape, PREDICTION_BATCH)
+    helper.save_inference_samples(
+        folder / "pictures", predict, testing, data_set, shape, PREDICTION_BATCH
+    )
     result = {name: settings[name] for name in ("dataset", "labels")} | {"split": "validation"}
     result |= score().scores()
     if "perspective" in result:

@@ -164,6 +164,21 @@ def test_full_vgg_turns_fully_connected_layers_into_convolutions(tmp_path, rando
     np.testing.assert_allclose(found[0, 3, 3], dense, rtol=1e-3, atol=1e-3 * np.abs(dense).max())
 
 
+def test_weights_of_an_earlier_run_are_taken(tmp_path):
+    """Its convolutions, fc6 and fc7 come along, whatever its classes; its scores do not."""
+    blocks = tuple((count, 4) for count, _ in main.VGG_BLOCKS)
+    earlier = main.layers(main.load_vgg({}, blocks, head_channels=8), num_classes=3)
+    earlier.save_weights(tmp_path / "best.weights.h5")
+    weights = helper.read_vgg_weights(str(tmp_path / "best.weights.h5"), tmp_path)
+    assert set(weights) == {*helper.CONVOLUTION_NAMES, "fc6", "fc7"}
+    vgg = main.load_vgg(weights, blocks)
+    for name in weights:
+        for ours, theirs in zip(
+            vgg.get_layer(name).get_weights(), earlier.get_layer(name).get_weights(), strict=True
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.parametrize("content", [None, b"no weights", b""])
 def test_wrong_weights_are_named(tmp_path, content):
     path = tmp_path / "wrong.h5"
@@ -645,7 +660,7 @@ def test_scenes_are_deterministic_and_kitti_coloured(category):
     np.testing.assert_array_equal(first.label, again.label)
     other = scenes.draw_scene(category, 4, seed=7, shape=SMALL)
     assert not np.array_equal(first.picture, other.picture)
-    label = datasets.decode_label(first.label, KITTI.colours, "drawn")
+    label = datasets.decode_label(first.label, KITTI.label_values, "drawn")
     assert 0.02 < np.mean(label == 1) < 0.5
     assert first.picture.shape == (*SMALL, 3) == first.label.shape
 
@@ -795,6 +810,88 @@ def test_a_whole_run_writes_its_folder_and_goes_on(drawn, tmp_path, capsys):
     assert "finished" in capsys.readouterr().out and log.stat().st_mtime_ns == before
     assert run_main(*arguments, "--seed", 5) == 2
     assert "seed" in capsys.readouterr().err
+
+
+@pytest.fixture
+def camvid(tmp_path, random):
+    """A data folder with CamVid's layout: drawn pictures as WebP, numbers as labels."""
+    for part, count in {"train": 4, "val": 2}.items():
+        pictures, labels = (tmp_path / "camvid" / name for name in (part, f"{part}annot"))
+        pictures.mkdir(parents=True)
+        labels.mkdir()
+        for index in range(count):
+            label = np.repeat(random.integers(0, 12, 48, dtype=np.uint8)[:, None], 64, axis=1)
+            picture = np.repeat(20 * label[..., None], 3, axis=-1)
+            Image.fromarray(picture).save(pictures / f"{part}_{index}.webp", lossless=True)
+            Image.fromarray(label).save(labels / f"{part}_{index}.png")
+    return tmp_path
+
+
+def run_camvid(data_dir):
+    return run_main(
+        "--dataset", "camvid", "--data-dir", data_dir, "--runs-dir", data_dir / "runs",
+        "--run", "city", "--image-shape", 32, 64, "--epochs", 1, "--vgg", "none",
+    )  # fmt: skip
+
+
+def test_a_run_with_eleven_classes(camvid):
+    """CamVid: number labels, the official split, a score for each class, painted pictures."""
+    assert run_camvid(camvid) == 0
+    result = json.loads((camvid / "runs" / "city" / "metrics.json").read_text())
+    assert list(result["classes"]) == list(DATASETS["camvid"].classes)
+    assert result["pictures"] == 2 and "perspective" not in result
+    painted = sorted(path.name for path in (camvid / "runs" / "city" / "pictures").iterdir())
+    assert painted == ["val_0.png", "val_1.png"]
+
+
+def test_number_labels_are_read_as_numbers(camvid):
+    """Also those with a palette; 11 and 255 are void; colours are refused."""
+    data_set = DATASETS["camvid"]
+    (sample, *_), _ = data_set.find(camvid / "camvid")
+    numbers = np.asarray(Image.open(sample.label))
+    expected = np.where(numbers == 11, VOID, numbers)
+    np.testing.assert_array_equal(helper.read_label(sample, data_set), expected)
+    with_palette = Image.fromarray(numbers)
+    with_palette.putpalette([7, 8, 9] * 256)
+    with_palette.save(sample.label)
+    np.testing.assert_array_equal(helper.read_label(sample, data_set), expected)
+    with_palette.convert("RGB").save(sample.label)
+    with pytest.raises(datasets.UserError, match="RGB"):
+        helper.read_label(sample, data_set)
+
+
+def spoil_camvid_by_another_number(folder):
+    path = folder / "trainannot" / "train_1.png"
+    label = np.asarray(Image.open(path)).copy()
+    label[3, 4] = 12
+    Image.fromarray(label).save(path)
+    return "train_1.png"
+
+
+def spoil_camvid_by_removing_a_label(folder):
+    (folder / "valannot" / "val_0.png").unlink()
+    return "val_0.png"
+
+
+def spoil_camvid_by_removing_it(folder):
+    shutil.rmtree(folder)
+    return "trainannot"
+
+
+@pytest.mark.parametrize("spoil", [
+    spoil_camvid_by_another_number, spoil_camvid_by_removing_a_label, spoil_camvid_by_removing_it,
+])  # fmt: skip
+def test_wrong_camvid_gives_one_line_that_names_the_file(spoil, camvid, capsys):
+    name = spoil(camvid / "camvid")
+    assert run_camvid(camvid) == 2
+    assert name in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_painting_puts_each_class_where_it_is_most_likely():
+    picture = np.full((1, 3, 3), 100, np.uint8)
+    probabilities = np.array([[[0.5, 0.5], [0.51, 0.49], [0.0, 1.0]]], np.float32)
+    painted = helper.paint_classes(picture, probabilities, {1: (0, 200, 255)})
+    assert painted.tolist() == [[[50, 150, 177], [100, 100, 100], [50, 150, 177]]]
 
 
 @needs_jax
