@@ -179,7 +179,7 @@ def load_vgg(weights, blocks=VGG_BLOCKS, head_channels=HEAD_CHANNELS):
         x = keras.layers.MaxPooling2D(2, name=f"block{block}_pool")(x)
         pools.append(x)
     head = {name: weights[name][0].shape for name in ("fc6", "fc7") if name in weights}
-    for name, size in (("fc6", 3), ("fc7", 1)):
+    for name, size in (("fc6", 7), ("fc7", 1)):
         size, _, _, channels = head.get(name, (size, size, None, head_channels))
         x = convolution(x, channels, size, name)
         x = keras.layers.Dropout(DROPOUT, name=f"{name}_dropout")(x)
