@@ -46,8 +46,10 @@ RATE_FACTORS = {"score_fc7": 3.0, "score_pool4": 30.0, "score_pool3": 600.0}
 WEIGHT_DECAY = 5e-4
 CLIP_NORM = 1.0
 WARM_UP_SHARE = 0.05  # of all steps
-HEAD_VIEWS = 2  # augmented views of each picture whose features the head learns from at first
-HEAD_EPOCHS = 8  # over these
+# The augmented views of each picture whose features the head learns from at first. The numbers are
+# those of epochs that training does not reach: it must not begin on what the head knows by heart.
+HEAD_VIEWS = range(1 << 20, (1 << 20) + 4)
+HEAD_EPOCHS = 3  # over these
 HEAD_RATE = 3.0  # times the learning rate
 PREDICTION_BATCH = 4
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -320,14 +322,14 @@ def train_head(network, get_batches_fn, batch_size, batches, learning_rate, seed
     features = keras.Model(network.input, pools)
     padded_logits, _ = network.get_layer("logits").input
     head = keras.Model(pools, padded_logits, name="head")
-    views = itertools.chain(*(get_batches_fn(batch_size, view) for view in range(HEAD_VIEWS)))
+    views = itertools.chain(*(get_batches_fn(batch_size, view) for view in HEAD_VIEWS))
     stored = [
         (
             [np.asarray(pool, np.float16) for pool in features.predict_on_batch(pictures)],
             pad_with_void(labels),
         )
         for pictures, labels in helper.progress(
-            views, total=HEAD_VIEWS * batches, desc="features", unit="batch"
+            views, total=len(HEAD_VIEWS) * batches, desc="features", unit="batch"
         )
     ]
     trainer = optimize(head, HEAD_RATE * learning_rate, HEAD_EPOCHS * len(stored))
