@@ -44,6 +44,9 @@ class Dataset:
     split: Callable[[list[Sample], int], tuple[list[Sample], list[Sample]]]
     image_shape: tuple[int, int]  # the default (height, width) in the network, pixels
     epochs: int  # the default
+    # Whether training sees mirror images too. Where traffic keeps to the right, its side says what
+    # asphalt belongs to the road: the opposite carriageway lies left, tracks and yards right.
+    mirrored: bool = True
     official_count: int | None = None  # labelled pictures of the official set, where it matters
 
     def label_note(self, count, root):
@@ -214,6 +217,7 @@ DATASETS = {
         split=split_last_frames,
         image_shape=(160, 576),
         epochs=12,
+        mirrored=False,
         official_count=289,
     ),
     "camvid": Dataset(

@@ -319,14 +319,15 @@ def map_ahead(function, items, ahead=2 * WORKERS):
 # --- batches --------------------------------------------------------------------------------------
 
 
-def augment(picture, label, random):
+def augment(picture, label, random, mirrored=True):
     """Flip, zoom, shift and rotate picture and label together; change the picture's light.
 
-    picture: uint8 [H, W, 3]; label: uint8 [H, W]; random: np.random.Generator.
+    picture: uint8 [H, W, 3]; label: uint8 [H, W]; random: np.random.Generator; mirrored: whether
+    half of them are flipped.
     Returns the same shapes and dtypes. VOID fills what comes into the label from outside, VGG's
     mean colour what comes into the picture; no new class index can appear.
     """
-    matrix, offset = _random_affine(label.shape, random)
+    matrix, offset = _random_affine(label.shape, random, mirrored)
     warp = functools.partial(scipy.ndimage.affine_transform, matrix=matrix, offset=offset)
     channels = [
         warp(picture[..., channel], order=1, mode="constant", cval=round(mean))
@@ -336,13 +337,13 @@ def augment(picture, label, random):
     return _change_light(np.stack(channels, axis=-1), random), label
 
 
-def _random_affine(shape, random):
+def _random_affine(shape, random, mirrored):
     """Draw the map from a place (row, column) in the result to its place in the source."""
     angle = np.deg2rad(random.uniform(*ROTATION_DEGREES))
     turned = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    mirrored = np.diag([1.0, random.choice([-1.0, 1.0])])
+    flip = np.diag([1.0, random.choice([-1.0, 1.0]) if mirrored else 1.0])
     zoom = np.exp(random.uniform(*np.log(ZOOM)))
-    matrix = np.array(turned) @ mirrored / zoom
+    matrix = np.array(turned) @ flip / zoom
     centre = (np.array(shape) - 1) / 2
     shift = random.uniform(*SHIFT, size=2) * shape
     return matrix, centre + shift - matrix @ centre
@@ -378,7 +379,7 @@ def gen_batch_function(samples, data_set, image_shape, seed=0, augmented=True):
         def make(index):
             pair = read_pair(index)
             random = np.random.default_rng([seed, epoch, index])
-            return augment(*pair, random) if augmented else pair
+            return augment(*pair, random, data_set.mirrored) if augmented else pair
 
         order = np.random.default_rng([seed, epoch]).permutation(len(samples)).tolist()
         pairs = map_ahead(make, order, ahead=2 * batch_size + WORKERS)

@@ -597,6 +597,17 @@ def test_augmented_picture_and_label_move_together(monkeypatch, random):
     assert moved >= 15
 
 
+def test_only_what_may_be_mirrored_is(monkeypatch, random):
+    for name in ("ZOOM", "SHIFT", "ROTATION_DEGREES"):
+        monkeypatch.setattr(helper, name, (1.0, 1.0) if name == "ZOOM" else (0.0, 0.0))
+    label = np.zeros((8, 20), np.uint8)
+    label[:, :5] = 1
+    picture = np.repeat(label[..., None], 3, axis=-1)
+    for mirrored, expected in ((True, {0, 1}), (False, {1})):
+        labels = [helper.augment(picture, label, random, mirrored)[1] for _ in range(20)]
+        assert {int(changed[4, 1]) for changed in labels} == expected
+
+
 def test_augmentation_changes_the_light(monkeypatch, random):
     for name in ("ZOOM", "SHIFT", "ROTATION_DEGREES"):
         monkeypatch.setattr(helper, name, (1.0, 1.0) if name == "ZOOM" else (0.0, 0.0))
