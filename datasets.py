@@ -76,11 +76,8 @@ def find_kitti(root):
 
 
 def _kitti_samples(folder, labels=None):
-    pictures = sorted(path for path in folder.glob("*.png") if not path.name.startswith("."))
-    if not pictures:
-        raise UserError(f"{folder}: no PNG pictures found here; expected um_000000.png and so on")
     samples = []
-    for path in pictures:
+    for path in _pictures(folder, "um_000000.png and so on", "*.png"):
         if not re.fullmatch(r"(um|umm|uu)_\d{6}", path.stem):
             raise UserError(f"{path}: expected a name such as um_000000.png, umm_… or uu_…")
         category, number = path.stem.split("_")
@@ -108,10 +105,10 @@ def find_camvid(root):
     return labelled, [Sample(path.stem, path, None, testing.name) for path in pictures]
 
 
-def _pictures(folder, expected):
-    """List a folder's pictures by name, whatever their format."""
+def _pictures(folder, expected, pattern="*.*"):
+    """List a folder's pictures by name; raise UserError where there are none."""
     pictures = sorted(
-        path for path in folder.glob("*.*") if path.suffix.lower() in PICTURE_SUFFIXES
+        path for path in folder.glob(pattern) if path.suffix.lower() in PICTURE_SUFFIXES
         and not path.name.startswith(".")
     )  # fmt: skip
     if not pictures:
@@ -224,7 +221,8 @@ DATASETS = {
         title="CamVid",
         folder="camvid",
         classes=tuple(CAMVID_CLASSES),
-        label_values={index: index for index in range(11)} | {11: VOID, VOID: VOID},
+        label_values={index: index for index in range(len(CAMVID_CLASSES))}
+        | {len(CAMVID_CLASSES): VOID, VOID: VOID},
         paint=dict(enumerate(CAMVID_CLASSES.values())),
         find=find_camvid,
         split=split_by_category,

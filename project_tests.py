@@ -597,9 +597,14 @@ def test_augmented_picture_and_label_move_together(monkeypatch, random):
     assert moved >= 15
 
 
-def test_only_what_may_be_mirrored_is(monkeypatch, random):
+def keep_still(monkeypatch):
+    """Switch zooming, shifting and rotating off."""
     for name in ("ZOOM", "SHIFT", "ROTATION_DEGREES"):
         monkeypatch.setattr(helper, name, (1.0, 1.0) if name == "ZOOM" else (0.0, 0.0))
+
+
+def test_only_what_may_be_mirrored_is(monkeypatch, random):
+    keep_still(monkeypatch)
     label = np.zeros((8, 20), np.uint8)
     label[:, :5] = 1
     picture = np.repeat(label[..., None], 3, axis=-1)
@@ -609,8 +614,7 @@ def test_only_what_may_be_mirrored_is(monkeypatch, random):
 
 
 def test_augmentation_changes_the_light(monkeypatch, random):
-    for name in ("ZOOM", "SHIFT", "ROTATION_DEGREES"):
-        monkeypatch.setattr(helper, name, (1.0, 1.0) if name == "ZOOM" else (0.0, 0.0))
+    keep_still(monkeypatch)
     grey = np.full((20, 30, 3), 100, np.uint8)
     means = [helper.augment(grey, grey[..., 0], random)[0].mean() for _ in range(30)]
     assert max(means) - min(means) > 20
