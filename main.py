@@ -29,6 +29,7 @@ import scipy.special
 import helper
 import metrics
 import run_folder
+import vgg_weights
 from datasets import DATASETS, VOID, UserError, spread
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -166,7 +167,7 @@ class Preprocess(keras.layers.Layer):
 def load_vgg(weights, blocks=VGG_BLOCKS, head_channels=HEAD_CHANNELS):
     """Build VGG16 as a fully convolutional network.
 
-    weights: {layer name: (kernel, bias)} of `helper.read_vgg_weights`; layers not named start from
+    weights: {layer name: (kernel, bias)} of `vgg_weights.read`; layers not named start from
     random numbers. blocks: (convolutions, channels) of each block. head_channels: of fc6 and fc7
     where weights has none; ImageNet's have 4096.
     Returns a model: uint8 or float RGB pictures [N, H, W, 3], 0..255, any size -> block3_pool,
@@ -506,7 +507,7 @@ def run(settings):
         f"validate, {len(testing)} to paint\n({settings['labels']})"
     )
     helper.check_samples(training + validation + testing, data_set)
-    weights = helper.read_vgg_weights(settings["vgg"], Path(settings["data_dir"]))
+    weights = vgg_weights.read(settings["vgg"], Path(settings["data_dir"]))
     folder = run_folder.open_run(Path(settings["runs_dir"]), settings["run"])
     if run_folder.claim_run(folder, settings):
         helper.say(f"{folder}: this run is finished; nothing to do (more --epochs would go on)")

@@ -36,6 +36,7 @@ import main
 import metrics
 import run_folder
 import scenes
+import vgg_weights
 from datasets import DATASETS, VOID
 from main import keras
 
@@ -43,6 +44,7 @@ HERE = Path(__file__).parent
 REAL_SAMPLES = HERE.parent / "shared" / "data" / "kitti_samples"
 SMALL = (96, 320)  # height, width of drawn test pictures
 SMALL_BLOCKS = ((1, 4), (1, 4), (1, 8), (1, 8), (1, 8))
+NARROW_BLOCKS = tuple((count, 4) for count, _ in main.VGG_BLOCKS)
 KITTI = DATASETS["kitti"]
 
 
@@ -87,14 +89,14 @@ def run_main(*arguments):
 
 @functools.cache
 def imagenet_vgg():
-    return main.load_vgg(helper.read_vgg_weights("conv", HERE / "data"))
+    return main.load_vgg(vgg_weights.read("conv", HERE / "data"))
 
 
 def test_load_vgg(random):
     """Every pooling layer gives what keras.applications.VGG16 gives on the same weights."""
     vgg = imagenet_vgg()
     reference = keras.applications.VGG16(weights=None, include_top=False)
-    for name, pair in helper.read_vgg_weights("conv", HERE / "data").items():
+    for name, pair in vgg_weights.read("conv", HERE / "data").items():
         reference.get_layer(name).set_weights(pair)
     picture = random.integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
     names = [f"block{block}_pool" for block in range(1, 6)]
@@ -130,7 +132,7 @@ def write_keras_vgg_file(path, random, channels=4, units=6):
     """Write a file with the layout of Keras' own: layer/layer_W_1:0, layer/layer_b_1:0."""
     shapes = {}
     inputs = 3
-    for name in helper.CONVOLUTION_NAMES:
+    for name in vgg_weights.CONVOLUTION_NAMES:
         shapes[name] = (3, 3, inputs, channels)
         inputs = channels
     shapes |= {
@@ -151,8 +153,8 @@ def test_full_vgg_turns_fully_connected_layers_into_convolutions(tmp_path, rando
     """fc6 and fc7 at the middle of a 7x7 map equal the dense layers on the flattened map."""
     path = tmp_path / "vgg16.h5"
     written = write_keras_vgg_file(path, random)
-    weights = helper.read_vgg_weights(str(path), tmp_path)
-    vgg = main.load_vgg(weights, tuple((count, 4) for count, _ in main.VGG_BLOCKS))
+    weights = vgg_weights.read(str(path), tmp_path)
+    vgg = main.load_vgg(weights, NARROW_BLOCKS)
     last_pool = keras.Model(vgg.input, [vgg.get_layer("block5_pool").output, vgg.outputs[2]])
     features, found = last_pool.predict_on_batch(
         random.integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
@@ -166,12 +168,11 @@ def test_full_vgg_turns_fully_connected_layers_into_convolutions(tmp_path, rando
 
 def test_weights_of_an_earlier_run_are_taken(tmp_path):
     """Its convolutions, fc6 and fc7 come along, whatever its classes; its scores do not."""
-    blocks = tuple((count, 4) for count, _ in main.VGG_BLOCKS)
-    earlier = main.layers(main.load_vgg({}, blocks, head_channels=8), num_classes=3)
+    earlier = main.layers(main.load_vgg({}, NARROW_BLOCKS, head_channels=8), num_classes=3)
     earlier.save_weights(tmp_path / "best.weights.h5")
-    weights = helper.read_vgg_weights(str(tmp_path / "best.weights.h5"), tmp_path)
-    assert set(weights) == {*helper.CONVOLUTION_NAMES, "fc6", "fc7"}
-    vgg = main.load_vgg(weights, blocks)
+    weights = vgg_weights.read(str(tmp_path / "best.weights.h5"), tmp_path)
+    assert set(weights) == {*vgg_weights.CONVOLUTION_NAMES, "fc6", "fc7"}
+    vgg = main.load_vgg(weights, NARROW_BLOCKS)
     for name in weights:
         for ours, theirs in zip(
             vgg.get_layer(name).get_weights(), earlier.get_layer(name).get_weights(), strict=True
@@ -185,7 +186,7 @@ def test_wrong_weights_are_named(tmp_path, content):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(datasets.UserError, match=r"wrong\.h5"):
-        helper.read_vgg_weights(str(path), tmp_path)
+        vgg_weights.read(str(path), tmp_path)
 
 
 def needs_jax(test):
@@ -200,10 +201,10 @@ def test_jax_gives_the_same_features(tmp_path, random):
     picture = random.integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
     np.save(tmp_path / "picture.npy", picture)
     code = (
-        "import main, helper, numpy, pathlib, sys\n"
+        "import main, numpy, pathlib, sys, vgg_weights\n"
         "folder = pathlib.Path(sys.argv[1])\n"
         "assert main.keras.backend.backend() == 'jax'\n"
-        "vgg = main.load_vgg(helper.read_vgg_weights('conv', folder))\n"
+        "vgg = main.load_vgg(vgg_weights.read('conv', folder))\n"
         "pools = main.keras.Model(vgg.input, [vgg.outputs[0], vgg.outputs[1],"
         " vgg.get_layer('block5_pool').output])\n"
         "numpy.savez(folder / 'features.npz',"
@@ -391,7 +392,7 @@ def train_one_batch(folder, network, batch, epochs, total_epochs, rate):
 
 def test_train_nn(tmp_path):
     """A single batch is learnt by heart; the log has every epoch; the best epoch is kept."""
-    weights = helper.read_vgg_weights("conv", HERE / "data")
+    weights = vgg_weights.read("conv", HERE / "data")
     keras.utils.set_random_seed(0)
     network = main.layers(main.load_vgg(weights), 2)
     validate = train_one_batch(tmp_path, network, one_batch((64, 96)), 3, 3, 2e-4)
@@ -410,7 +411,7 @@ def test_the_head_learns_on_stored_features_and_nothing_else_moves():
     """Padding and float16 included, the stored features train the network's own head."""
     keras.utils.set_random_seed(0)
     # A VGG of its own: training changes fc6 and fc7, and imagenet_vgg is shared.
-    network = main.layers(main.load_vgg(helper.read_vgg_weights("conv", HERE / "data")), 2)
+    network = main.layers(main.load_vgg(vgg_weights.read("conv", HERE / "data")), 2)
     pictures, labels = one_batch((50, 90))
     before = {v.path: v.numpy() for v in network.trainable_variables}
     loss_before = float(main.optimize(network, 1e-4, 1).test_on_batch(pictures, labels))

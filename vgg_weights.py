@@ -1,0 +1,93 @@
+"""VGG16's weights, out of every kind of file that holds them."""
+
+import collections
+import math
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+import helper
+from datasets import UserError
+
+CONVOLUTIONS_FILE = Path(__file__).parent / "data" / "vgg16_imagenet_conv_float16.npz"
+CONVOLUTION_NAMES = tuple(
+    f"block{block}_conv{number}"
+    for block, count in enumerate((2, 2, 3, 3, 3), start=1)
+    for number in range(1, count + 1)
+)
+HEAD_NAMES = ("fc1", "fc2", "fc6", "fc7")  # dense in Keras' file, convolutions in ours
+
+
+def read(vgg, data_dir):
+    """Read the weights of VGG16.
+
+    vgg: "conv", the 13 ImageNet convolutions that come with this repository; "full", fc6 and fc7
+    too, from Keras' file; "none", no weights; or the path of a Keras VGG16 file or of the
+    best.weights.h5 of an earlier run, whose fc6 and fc7 come along.
+    Returns {layer name: (kernel, bias)}, float32, kernels [height, width, in, out], with the fully
+    connected fc1 and fc2 as the convolutions fc6 and fc7 where the file has them; empty for "none".
+    Raises UserError for a file that is no VGG16 file.
+    """
+    if vgg == "none":
+        return {}
+    finders = {
+        "conv": lambda: CONVOLUTIONS_FILE,
+        "full": lambda: helper.maybe_download_pretrained_vgg(data_dir),
+    }
+    path = finders.get(vgg, lambda: Path(vgg))()
+    if not path.is_file():
+        raise UserError(
+            f"{path}: not found; expected conv, full, none, a Keras VGG16 file or a "
+            "run's best.weights.h5"
+        )
+    try:
+        arrays = _read_npz(path) if path.suffix == ".npz" else _read_h5(path)
+        weights = _pair_kernels_with_biases(arrays)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: cannot be read as VGG16 weights ({error})") from error
+    missing = [name for name in CONVOLUTION_NAMES if name not in weights]
+    if missing:
+        raise UserError(f"{path}: has no layer {missing[0]}; expected a Keras VGG16 file")
+    return {name: weights[name] for name in CONVOLUTION_NAMES} | _head(weights)
+
+
+def _head(weights):
+    """Return fc6 and fc7 as convolutions; fc1 sees the last block's places row by row."""
+    if "fc1" not in weights or "fc2" not in weights:
+        return {name: weights[name] for name in ("fc6", "fc7") if name in weights}
+    (first, first_bias), (second, second_bias) = weights["fc1"], weights["fc2"]
+    channels = len(weights[CONVOLUTION_NAMES[-1]][1])
+    size = math.isqrt(len(first) // channels)
+    return {
+        "fc6": (first.reshape(size, size, channels, -1), first_bias),
+        "fc7": (second.reshape(1, 1, *second.shape), second_bias),
+    }
+
+
+def _read_npz(path):
+    with np.load(path, allow_pickle=False) as file:
+        return {tuple(name.split("/")): file[name] for name in file.files}
+
+
+def _read_h5(path):
+    """Read {(layer, …, variable): array}; Keras' own .weights.h5 tells layers by an attribute."""
+    arrays = {}
+
+    def keep(name, item):
+        if isinstance(item, h5py.Dataset):
+            layer, *rest = name.split("/")
+            arrays[item.parent.attrs.get("name", layer), *rest] = item[()]
+
+    with h5py.File(path) as file:
+        file.visititems(keep)
+    return arrays
+
+
+def _pair_kernels_with_biases(arrays):
+    """Group arrays by the first part of their path, the layer; a kernel has more axes than one."""
+    weights = collections.defaultdict(dict)
+    for (layer, *_), array in arrays.items():
+        if layer in (*CONVOLUTION_NAMES, *HEAD_NAMES):
+            weights[layer]["bias" if array.ndim == 1 else "kernel"] = array.astype(np.float32)
+    return {layer: (pair["kernel"], pair["bias"]) for layer, pair in weights.items()}
