@@ -47,6 +47,9 @@ RATE_FACTORS = {"score_fc7": 3.0, "score_pool4": 30.0, "score_pool3": 600.0}
 WEIGHT_DECAY = 5e-4
 CLIP_NORM = 1.0
 WARM_UP_SHARE = 0.05  # of all steps
+# Over this share of all steps the weights are averaged (B. Polyak, A. Juditsky: Acceleration of
+# Stochastic Approximation by Averaging, 1992): what is validated, kept and used.
+AVERAGED_SHARE = 0.1
 # The augmented views of each picture whose features the head learns from at first. The numbers are
 # those of epochs that training does not reach: it must not begin on what the head knows by heart.
 HEAD_VIEWS = range(1 << 20, (1 << 20) + 4)
@@ -290,14 +293,17 @@ def optimize(network, learning_rate, total_steps):
     at total_steps. Weight decay is for convolution kernels only: biases have no need of it, and it
     would pull the upsampling kernels away from bilinear interpolation.
     Returns a compiled model that shares all layers with network; its loss is the mean cross-entropy
-    over pixels that are not VOID.
+    over pixels that are not VOID. Its optimizer keeps a running average of the weights.
     """
     warm_up = max(1, round(WARM_UP_SHARE * total_steps))
     schedule = keras.optimizers.schedules.CosineDecay(
         learning_rate / warm_up, max(1, total_steps - warm_up), alpha=0.0,
         warmup_target=learning_rate, warmup_steps=warm_up,
     )  # fmt: skip
-    optimizer = LayerwiseAdamW(schedule, weight_decay=WEIGHT_DECAY, global_clipnorm=CLIP_NORM)
+    optimizer = LayerwiseAdamW(
+        schedule, weight_decay=WEIGHT_DECAY, global_clipnorm=CLIP_NORM,
+        use_ema=True, ema_momentum=1 - 1 / max(1, AVERAGED_SHARE * total_steps),
+    )  # fmt: skip
     optimizer.exclude_from_weight_decay(
         [v for v in network.trainable_variables if v.name == "bias" or "upsample" in v.path]
     )
@@ -358,22 +364,27 @@ def train_nn(
     network, trainer: as `layers` and `optimize` gave them; get_batches_fn: of
     `helper.gen_batch_function`; folder: of the run, gets log.csv, checkpoint/ and
     best.weights.h5; validate: function () -> metrics.Tally; bar: tqdm, counts forward passes.
+    What is validated and kept as the best are the averaged weights.
     Returns the rows of log.csv. Raises TrainingError when the loss is no longer a number, before
     anything is saved.
     """
     history, best = run_folder.load_checkpoint(folder, trainer)
+    averages = keras.callbacks.SwapEMAWeights()
+    averages.set_model(trainer)
     if bar is not None:
         bar.reset(bar.total * (epochs - len(history)) // epochs)
     for epoch in range(len(history), epochs):
         started = time.monotonic()
         reseed_dropout(network, seed, epoch)
         loss = train_epoch(trainer, get_batches_fn(batch_size, epoch), bar)
+        averages.on_test_begin()
         tally = validate()
         row = log_row(epoch + 1, started, loss, tally, trainer.optimizer)
         history.append(row)
         if best is None or selection_score(row) > selection_score(best):
             best = row
             run_folder.write_atomically(folder / "best.weights.h5", network.save_weights)
+        averages.on_test_end()
         run_folder.save_checkpoint(folder, trainer, history, best)
         helper.say(
             f"epoch {epoch + 1}/{epochs}: loss {loss:.4f}, validation loss {row['val_loss']:.4f}, "

@@ -407,6 +407,38 @@ def test_train_nn(tmp_path):
     assert validate().scores()["perspective"]["all"]["MaxF"] == pytest.approx(best, abs=1e-6)
 
 
+def test_averaged_weights_are_validated_and_kept(tmp_path, monkeypatch):
+    """And training goes on from the weights that are not averaged."""
+    network = small_network()
+    taken, take_step = [], main.take_step
+
+    def recorded_step(*arguments):
+        loss = take_step(*arguments)
+        taken.append(network.get_weights())
+        return loss
+
+    def compare_with_average():
+        average = taken[0]
+        for weights in taken[1:]:
+            average = [0.75 * a + 0.25 * b for a, b in zip(average, weights, strict=True)]
+        for here, expected in zip(network.get_weights(), average, strict=True):
+            np.testing.assert_allclose(here, expected, atol=1e-6)
+        tally = metrics.Tally(KITTI.classes)
+        tally.add(np.eye(2, dtype=np.uint8), np.full((2, 2, 2), 0.5, np.float32), "um")
+        return tally
+
+    monkeypatch.setattr(main, "take_step", recorded_step)
+    trainer = main.optimize(network, 1e-2, round(4 / main.AVERAGED_SHARE))
+    batches = [one_batch((32, 64))] * 3
+    main.train_nn(network, trainer, lambda *_: batches, 2, 2, tmp_path, compare_with_average)
+    assert len(taken) == 6
+    for here, expected in zip(network.get_weights(), taken[-1], strict=True):
+        np.testing.assert_allclose(here, expected, atol=1e-6)
+    network.load_weights(tmp_path / "best.weights.h5")
+    taken = taken[:3]  # a tie: the first epoch remains the best
+    compare_with_average()
+
+
 def test_the_head_learns_on_stored_features_and_nothing_else_moves():
     """Padding and float16 included, the stored features train the network's own head."""
     keras.utils.set_random_seed(0)
