@@ -4,14 +4,16 @@ An interrupted download goes on where it stopped; what has the wrong size or has
 """
 
 import dataclasses
+import errno
 import hashlib
 import http.client
 import os
 import shutil
+import stat
 import time
 import urllib.request
 import zipfile
-from pathlib import Path
+from pathlib import PurePosixPath
 
 from tqdm import tqdm
 
@@ -20,6 +22,8 @@ from datasets import UserError
 ATTEMPTS = 3
 TIMEOUT_SECONDS = 20
 CHUNK_BYTES = 1 << 20
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR)
+LARGEST_EXPANSION = 10  # an honest archive of pictures hardly grows when it is unpacked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +79,9 @@ def download(remote, path):
             _fetch(remote, part)
             break
         except (OSError, http.client.HTTPException) as error:
-            reason = error
+            if getattr(error, "errno", None) in DISK_ERRORS:
+                raise
+            reason = " ".join(str(error).split())  # some have several lines
             if attempt + 1 < ATTEMPTS:
                 time.sleep(2**attempt)
     else:
@@ -98,8 +104,9 @@ def _fetch(remote, part):
         part.parent.mkdir(parents=True, exist_ok=True)
         bar = tqdm(total=remote.size, initial=done, unit="B", unit_scale=True, desc=remote.title)
         with bar, part.open("ab" if done else "wb") as file:
-            while chunk := response.read(CHUNK_BYTES):
+            while (chunk := response.read(CHUNK_BYTES)) and done <= remote.size:
                 file.write(chunk)
+                done += len(chunk)
                 bar.update(len(chunk))
     if part.stat().st_size < remote.size:
         raise ConnectionError(f"ended after {part.stat().st_size} of {remote.size} bytes")
@@ -126,18 +133,32 @@ def verify(remote, path):
 def unpack(archive, name, folder):
     """Unpack the top folder `name` of a zip file into `folder`, all or nothing.
 
-    Raises UserError when the file is no zip file, is damaged or holds anything else.
+    Raises UserError when the file is no zip file, is damaged, holds anything else, or would grow
+    beyond all reason.
     """
     unpacking = folder / f"{name}.unpacking"
     shutil.rmtree(unpacking, ignore_errors=True)
     try:
         with zipfile.ZipFile(archive) as opened:
-            strangers = [entry for entry in opened.namelist() if Path(entry).parts[0] != name]
-            if strangers:
-                raise UserError(f"{archive}: holds {strangers[0]!r}; expected only {name}/")
+            _refuse_hostile(opened.infolist(), name, archive)
             for entry in tqdm(opened.infolist(), desc=f"unpacking {archive.name}", unit="file"):
                 opened.extract(entry, unpacking)
-    except zipfile.BadZipFile as error:
+        os.replace(unpacking / name, folder / name)
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
         raise UserError(f"{archive}: is no whole zip file ({error}); fetch it again") from error
-    os.replace(unpacking / name, folder / name)
-    unpacking.rmdir()
+    finally:
+        shutil.rmtree(unpacking, ignore_errors=True)
+
+
+def _refuse_hostile(entries, name, archive):
+    """Raise UserError for entries outside of the folder, links, and bombs."""
+    for entry in entries:
+        parts = PurePosixPath(entry.filename.replace("\\", "/")).parts
+        if parts[:1] != (name,) or ".." in parts or stat.S_ISLNK(entry.external_attr >> 16):
+            raise UserError(f"{archive}: holds {entry.filename!r}; expected only files in {name}/")
+    size = sum(entry.file_size for entry in entries)
+    if not entries or size > LARGEST_EXPANSION * archive.stat().st_size:
+        raise UserError(
+            f"{archive}: would unpack to {len(entries)} files of {size} bytes; expected at most "
+            f"{LARGEST_EXPANSION} times the size of the archive"
+        )
