@@ -76,10 +76,14 @@ def find_kitti(root):
 
 
 def _kitti_samples(folder, labels=None):
+    paths = _pictures(folder, "um_000000.png and so on", "*.png")
+    strangers = [path for path in paths if not re.fullmatch(r"(um|umm|uu)_\d{6}", path.stem)]
+    if strangers:
+        raise UserError("\n".join(
+            f"{path}: expected a name such as um_000000.png, umm_… or uu_…" for path in strangers
+        ))  # fmt: skip
     samples = []
-    for path in _pictures(folder, "um_000000.png and so on", "*.png"):
-        if not re.fullmatch(r"(um|umm|uu)_\d{6}", path.stem):
-            raise UserError(f"{path}: expected a name such as um_000000.png, umm_… or uu_…")
+    for path in paths:
         category, number = path.stem.split("_")
         label = labels / f"{category}_road_{number}.png" if labels else None
         samples.append(Sample(path.stem, path, label, category))

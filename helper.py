@@ -10,17 +10,20 @@ import itertools
 import os
 import sys
 import tempfile
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import imageio.v3 as imageio
 import numpy as np
 import scipy.ndimage
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 import download
 import scenes
 from datasets import DATASETS, VOID, UserError, decode_label
+
+warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 WORKERS = min(8, os.cpu_count() or 1)  # threads that read pictures ahead of the network
 VGG_MEAN_RGB = (123.68, 116.779, 103.939)
@@ -69,6 +72,7 @@ def progress(iterable=None, **options):
 def say(message):
     """Print a message for the person at the terminal without tearing a progress bar apart."""
     tqdm.write(message, file=sys.stdout)
+    sys.stdout.flush()  # into a log file it would wait otherwise
 
 
 # --- data sets and weights ------------------------------------------------------------------------
@@ -138,12 +142,16 @@ def read_image(path, shape=None):
     """Read a picture.
 
     shape: (height, width) to resize to, by area-aware bilinear interpolation; None: as it is.
-    Returns uint8 [H, W, 3], RGB, turned upright. Raises UserError that names the file.
+    Returns uint8 [H, W, 3], RGB, turned upright: of 16 bits the upper 8, without transparency, of
+    an animation the first picture. Raises UserError that names the file.
     """
-    try:
-        picture = imageio.imread(path, plugin="pillow", index=0, mode="RGB", rotate=True)
-    except Exception as error:  # decoders raise whatever they like on damaged files
-        raise _damaged(path, error) from error
+    with _opened(path) as opened:
+        upright = ImageOps.exif_transpose(opened)
+        if upright.mode.startswith("I;16"):  # Pillow would make everything above 255 white
+            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        if upright.mode in ("I", "F"):
+            raise ValueError("numbers of 32 bits; expected 8 or 16")
+        picture = np.asarray(upright.convert("RGB"))
     return picture if shape is None else resize(picture, shape)
 
 
@@ -152,20 +160,24 @@ def read_numbers(path):
 
     Raises UserError that names the file.
     """
+    with _opened(path) as picture:
+        if picture.mode not in ("L", "P"):
+            raise ValueError(
+                f"a picture of mode {picture.mode}; expected one channel of 8 bits, the numbers of "
+                "the classes"
+            )
+        return np.asarray(picture)
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """Open a picture with Pillow. Whatever goes wrong in the body becomes a UserError."""
     try:
         with Image.open(path) as picture:
-            if picture.mode in ("L", "P"):
-                return np.asarray(picture)
+            yield picture
     except Exception as error:  # decoders raise whatever they like on damaged files
-        raise _damaged(path, error) from error
-    raise UserError(
-        f"{path}: is a picture of mode {picture.mode}; expected a single channel of 8 bits, the "
-        "numbers of the classes"
-    )
-
-
-def _damaged(path, error):
-    return UserError(f"{path}: no picture, or a damaged one ({error}); replace or remove the file")
+        reason = getattr(error, "strerror", None) or str(error).replace(f" {str(path)!r}", "")
+        raise UserError(f"{path}: {reason}; replace this picture, or remove it") from error
 
 
 def read_label(sample, data_set, shape=None):
@@ -185,32 +197,6 @@ def resize(array, shape, resampling=Image.Resampling.BILINEAR):
     if array.shape[:2] == (height, width):
         return array
     return np.asarray(Image.fromarray(array).resize((width, height), resampling))
-
-
-def check_samples(samples, data_set):
-    """Open every file once before training starts.
-
-    Raises UserError with a line for every file that can't be read, has an unknown colour, or
-    differs in size from its picture.
-    """
-
-    def fault(sample):
-        try:
-            height, width = read_image(sample.picture).shape[:2]
-            shape = read_label(sample, data_set).shape if sample.label else (height, width)
-        except UserError as error:
-            return str(error)
-        if shape != (height, width):
-            return (
-                f"{sample.label}: is {shape[1]}x{shape[0]} pixels; expected {width}x{height}, the "
-                f"size of {sample.picture.name}"
-            )
-        return None
-
-    bar = progress(map_ahead(fault, samples), total=len(samples), desc="checking", unit="picture")
-    faults = [line for line in bar if line]
-    if faults:
-        raise UserError("\n".join(faults))
 
 
 def map_ahead(function, items, ahead=2 * WORKERS):
@@ -279,10 +265,11 @@ def gen_batch_function(samples, data_set, image_shape, seed=0, augmented=True):
     """Make the function that gives the batches of an epoch.
 
     samples: labelled Samples; data_set: their row of DATASETS; image_shape: (height, width).
-    Returns get_batches_fn(batch_size, epoch=0), a generator of (pictures uint8 [N, H, W, 3],
-    labels uint8 [N, H, W]) that goes once over all samples; the last batch may be smaller. Each
-    picture is decoded once where memory allows, ahead of the network. The random numbers of a
-    picture depend on (seed, epoch, its index) alone.
+    Returns get_batches_fn(batch_size, epoch=0, first=0), a generator of (pictures uint8
+    [N, H, W, 3], labels uint8 [N, H, W]) that goes once over all samples, from batch number `first`
+    on; the last batch may be smaller. Each picture is decoded once where memory allows, ahead of
+    the network. The random numbers of a picture depend on (seed, epoch, its index) alone.
+    get_batches_fn.names(batch_size, epoch, number) gives the names of a batch's pictures.
     """
     pair_bytes = 4 * image_shape[0] * image_shape[1]
 
@@ -291,18 +278,26 @@ def gen_batch_function(samples, data_set, image_shape, seed=0, augmented=True):
         picture = read_image(samples[index].picture, image_shape)
         return picture, read_label(samples[index], data_set, image_shape)
 
-    def get_batches_fn(batch_size, epoch=0):
+    def order(epoch):
+        return np.random.default_rng([seed, epoch]).permutation(len(samples)).tolist()
+
+    def get_batches_fn(batch_size, epoch=0, first=0):
         def make(index):
             pair = read_pair(index)
             random = np.random.default_rng([seed, epoch, index])
             return augment(*pair, random, data_set.mirrored) if augmented else pair
 
-        order = np.random.default_rng([seed, epoch]).permutation(len(samples)).tolist()
-        pairs = map_ahead(make, order, ahead=2 * batch_size + WORKERS)
+        indices = order(epoch)[first * batch_size :]
+        pairs = map_ahead(make, indices, ahead=2 * batch_size + WORKERS)
         while batch := list(itertools.islice(pairs, batch_size)):
             pictures, labels = zip(*batch, strict=True)
             yield np.stack(pictures), np.stack(labels)
 
+    def names(batch_size, epoch, number):
+        indices = order(epoch)[number * batch_size : (number + 1) * batch_size]
+        return [samples[index].name for index in indices]
+
+    get_batches_fn.names = names
     return get_batches_fn
 
 

@@ -13,29 +13,35 @@ import argparse
 import functools
 import itertools
 import math
-import os
 import platform
-import shutil
-import signal
 import subprocess
 import sys
-import time
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import scipy.special
 
+import checkpoint
 import helper
 import metrics
 import run_folder
 import vgg_weights
+from data_check import check_samples
 from datasets import DATASETS, VOID, UserError, spread
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-with helper.quiet_standard_error():
-    import keras
+from engine import PRECISIONS, keras, warn_about_idle_gpu
+from stopping import Stopping, StopRequest
+from training import (
+    TRAINING_COST,
+    LossError,
+    MemoryShortError,
+    Training,
+    TrainingError,
+    reseed_dropout,
+    take_step,
+    tell,
+    train_epoch,
+)
 
 VGG_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # (convolutions, channels) each
 HEAD_CHANNELS = 512  # of fc6 and fc7 where they do not come from ImageNet
@@ -50,19 +56,15 @@ WARM_UP_SHARE = 0.05  # of all steps
 # Over this share of all steps the weights are averaged (B. Polyak, A. Juditsky: Acceleration of
 # Stochastic Approximation by Averaging, 1992): what is validated, kept and used.
 AVERAGED_SHARE = 0.1
-# The augmented views of each picture whose features the head learns from at first. The numbers are
-# those of epochs that training does not reach: it must not begin on what the head knows by heart.
-HEAD_VIEWS = range(1 << 20, (1 << 20) + 4)
+# The head learns at first from the features of this many pixels of augmented pictures, which takes
+# some minutes and about a gigabyte; their numbers are those of epochs that training does not reach:
+# it must not begin on what the head knows by heart.
+HEAD_VIEWS = 4  # of each picture at most
+HEAD_PIXELS = 100_000_000
+HEAD_FIRST_VIEW = 1 << 20
 HEAD_EPOCHS = 3  # over these
 HEAD_RATE = 3.0  # times the learning rate
 PREDICTION_BATCH = 4
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-OUT_OF_MEMORY = ("MemoryError", "ResourceExhausted", "RESOURCE_EXHAUSTED")  # in any backend's words
-TRAINING_COST = 3  # of a training picture, in forward passes: the backward pass is worth two
-
-
-class TrainingError(Exception):
-    """Training can't go on; the message says what to do."""
 
 
 # --- settings -------------------------------------------------------------------------------------
@@ -286,23 +288,35 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         super().update_step(gradient, variable, learning_rate * factor)
 
 
-def optimize(network, learning_rate, total_steps):
+class CosineOfSteps(keras.optimizers.schedules.CosineDecay):
+    """A cosine that counts whole steps; Keras hands it the number of parts of steps."""
+
+    parts = 1
+
+    def __call__(self, step):
+        return super().__call__(step // self.parts)
+
+
+def optimize(network, learning_rate, total_steps, slowdown=1.0, parts=1):
     """Give a network its loss and its optimizer.
 
     learning_rate: the highest; it rises evenly over the first steps and falls as a cosine to zero
     at total_steps. Weight decay is for convolution kernels only: biases have no need of it, and it
     would pull the upsampling kernels away from bilinear interpolation.
+    slowdown: factor of the rate; parts: calls of train_on_batch whose gradients make a step.
     Returns a compiled model that shares all layers with network; its loss is the mean cross-entropy
     over pixels that are not VOID. Its optimizer keeps a running average of the weights.
     """
-    warm_up = max(1, round(WARM_UP_SHARE * total_steps))
-    schedule = keras.optimizers.schedules.CosineDecay(
-        learning_rate / warm_up, max(1, total_steps - warm_up), alpha=0.0,
-        warmup_target=learning_rate, warmup_steps=warm_up,
+    warm_up, rate = max(1, round(WARM_UP_SHARE * total_steps)), slowdown * learning_rate
+    schedule = CosineOfSteps(
+        rate / warm_up, max(1, total_steps - warm_up), alpha=0.0,
+        warmup_target=rate, warmup_steps=warm_up,
     )  # fmt: skip
+    schedule.parts = parts
     optimizer = LayerwiseAdamW(
         schedule, weight_decay=WEIGHT_DECAY, global_clipnorm=CLIP_NORM,
-        use_ema=True, ema_momentum=1 - 1 / max(1, AVERAGED_SHARE * total_steps),
+        use_ema=True, ema_momentum=(1 - 1 / max(1, AVERAGED_SHARE * total_steps)) ** (1 / parts),
+        gradient_accumulation_steps=parts if parts > 1 else None,
     )  # fmt: skip
     optimizer.exclude_from_weight_decay(
         [v for v in network.trainable_variables if v.name == "bias" or "upsample" in v.path]
@@ -322,31 +336,32 @@ def train_head(network, get_batches_fn, batch_size, batches, learning_rate, seed
 
     An untrained head sends back noise, which would undo what ImageNet taught before it is of use
     (A. Kumar et al.: Fine-Tuning can Distort Pretrained Features, arXiv:2202.10054).
-    network: of `layers`, pretrained; get_batches_fn: of `helper.gen_batch_function`, which gives
-    that many batches an epoch.
+    network: of `layers`, pretrained; get_batches_fn: of `helper.gen_batch_function`; batches: how
+    many of these to learn from.
     """
     pools = [network.get_layer(f"block{block}_pool").output for block in (3, 4, 5)]
     features = keras.Model(network.input, pools)
     padded_logits, _ = network.get_layer("logits").input
     head = keras.Model(pools, padded_logits, name="head")
-    views = itertools.chain(*(get_batches_fn(batch_size, view) for view in HEAD_VIEWS))
+    views = (get_batches_fn(batch_size, view) for view in itertools.count(HEAD_FIRST_VIEW))
+    chosen = itertools.islice(itertools.chain.from_iterable(views), batches)
     stored = [
         (
             [np.asarray(pool, np.float16) for pool in features.predict_on_batch(pictures)],
             pad_with_void(labels),
         )
         for pictures, labels in helper.progress(
-            views, total=len(HEAD_VIEWS) * batches, desc="features", unit="batch"
+            chosen, total=batches, desc="features", unit="batch"
         )
     ]
     trainer = optimize(head, HEAD_RATE * learning_rate, HEAD_EPOCHS * len(stored))
-    reseed_dropout(network, seed, 0)
+    reseed_dropout(network, seed)
     orders = [
         np.random.default_rng([seed, epoch]).permutation(len(stored))
         for epoch in range(HEAD_EPOCHS)
     ]
     for index in helper.progress(np.concatenate(orders), desc="head", unit="step"):
-        take_step(trainer, *stored[index])
+        take_step(trainer, stored[index])
 
 
 def pad_with_void(labels):
@@ -356,104 +371,38 @@ def pad_with_void(labels):
     return np.pad(labels, padding, constant_values=VOID)
 
 
-def train_nn(
-    network, trainer, get_batches_fn, epochs, batch_size, folder, validate, seed=0, bar=None
-):
-    """Train up to a number of epochs, from the last checkpoint of the run where there is one.
+def train_nn(training, get_batches_fn, epochs, batch_size, validate, stopping=None, bar=None):
+    """Train up to a number of epochs, from where the training stands.
 
-    network, trainer: as `layers` and `optimize` gave them; get_batches_fn: of
-    `helper.gen_batch_function`; folder: of the run, gets log.csv, checkpoint/ and
-    best.weights.h5; validate: function () -> metrics.Tally; bar: tqdm, counts forward passes.
-    What is validated and kept as the best are the averaged weights.
-    Returns the rows of log.csv. Raises TrainingError when the loss is no longer a number, before
-    anything is saved.
+    training: Training; get_batches_fn: of `helper.gen_batch_function`; validate: function () ->
+    metrics.Tally of the network as it is then, with averaged weights; stopping: Stopping, grants a
+    wish to stop; bar: tqdm, counts forward passes.
+    The run's folder gets log.csv, checkpoint/ and best.weights.h5. Returns the rows of log.csv.
+    Raises TrainingError where training can't go on, and StopRequest after saving.
     """
-    history, best = run_folder.load_checkpoint(folder, trainer)
-    averages = keras.callbacks.SwapEMAWeights()
-    averages.set_model(trainer)
+    stopping = stopping or Stopping()
     if bar is not None:
-        bar.reset(bar.total * (epochs - len(history)) // epochs)
-    for epoch in range(len(history), epochs):
-        started = time.monotonic()
-        reseed_dropout(network, seed, epoch)
-        loss = train_epoch(trainer, get_batches_fn(batch_size, epoch), bar)
-        averages.on_test_begin()
-        tally = validate()
-        row = log_row(epoch + 1, started, loss, tally, trainer.optimizer)
-        history.append(row)
-        if best is None or selection_score(row) > selection_score(best):
-            best = row
-            run_folder.write_atomically(folder / "best.weights.h5", network.save_weights)
-        averages.on_test_end()
-        run_folder.save_checkpoint(folder, trainer, history, best)
-        helper.say(
-            f"epoch {epoch + 1}/{epochs}: loss {loss:.4f}, validation loss {row['val_loss']:.4f}, "
-            f"IoU {row['val_iou']:.2f}, F1 {row['val_max_f'] or math.nan:.2f}, "
-            f"{row['seconds']:.0f} s{', the best so far' if best is row else ''}"
-        )
-    return history
-
-
-def train_epoch(trainer, batches, bar=None):
-    """Take a step for each batch. Returns the mean loss over the epoch's pictures."""
-    losses, sizes = [], []
-    for pictures, labels in batches:
-        losses.append(take_step(trainer, pictures, labels))
-        sizes.append(len(pictures))
-        if bar is not None:
-            bar.update(TRAINING_COST * len(pictures))
-            bar.set_postfix_str(f"loss {losses[-1]:.4f}", refresh=False)
-    return float(np.average(losses, weights=sizes))
-
-
-def take_step(trainer, inputs, labels):
-    """Train on one batch. Returns its loss.
-
-    Raises TrainingError where memory does not suffice, and when the loss is no longer a number.
-    """
-    try:
-        trainer.reset_metrics()  # or the loss would be the mean since the start
-        loss = float(trainer.train_on_batch(inputs, labels))
-    except Exception as error:  # each backend has its own class for this
-        if any(sign in repr(error) for sign in OUT_OF_MEMORY):
-            raise TrainingError(
-                f"no memory for a batch of {'x'.join(map(str, labels.shape))} pixels: "
-                "try a smaller --batch-size or --image-shape"
-            ) from error
-        raise
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"the loss is {loss}; the last checkpoint is kept: try a lower --learning-rate, or "
-            "--precision float32, in a new --run"
-        )
-    return loss
-
-
-def reseed_dropout(network, seed, epoch):
-    """Make dropout depend on (seed, epoch) alone, so that a resumed run drops the same."""
-    for layer in network.layers:
-        if isinstance(layer, keras.layers.Dropout):
-            layer.seed_generator.state.assign([seed % 2**32, epoch])
-
-
-def log_row(epoch, started, loss, tally, optimizer):
-    """Make the row of log.csv that belongs to an epoch."""
-    scores = tally.scores()
-    perspective = scores.get("perspective")
-    return {
-        "epoch": epoch,
-        "seconds": round(time.monotonic() - started, 1),
-        "loss": loss,
-        "val_loss": tally.loss,
-        "val_iou": scores["mean_iou"],
-        "val_max_f": perspective["all"]["MaxF"] if perspective else None,
-        "learning_rate": float(keras.ops.convert_to_numpy(optimizer.learning_rate)),
-    }
-
-
-def selection_score(row):
-    """The number that the best epoch has the most of."""
-    return row["val_iou"] if row["val_max_f"] is None else row["val_max_f"]
+        bar.reset(bar.total * (epochs - len(training.progress.history)) // epochs)
+    with stopping.granted():
+        while len(training.progress.history) < epochs:
+            try:
+                train_epoch(training, get_batches_fn, batch_size, stopping, bar)
+                row = training.finish_epoch(validate)
+                training.save()
+                tell(row, epochs, row is training.progress.best)
+            except StopRequest:
+                training.save()
+                raise
+            except LossError as error:
+                training.go_back(error)
+            except MemoryShortError as error:
+                training.cut_batches(error, batch_size)
+            except OSError as error:
+                raise TrainingError(
+                    f"{error.filename or training.folder}: {error.strerror or error}; what was "
+                    "saved before is kept: put the disk right, then the same command goes on"
+                ) from error
+    return training.progress.history
 
 
 # --- validation -----------------------------------------------------------------------------------
@@ -464,14 +413,16 @@ def predictor(network):
     return lambda pictures: scipy.special.softmax(network.predict_on_batch(pictures), axis=-1)
 
 
-def score_pictures(predict, samples, data_set, image_shape, bar=None):
-    """Compare predictions with labels in the pictures' own size. Returns a metrics.Tally."""
+def score_pictures(predict, samples, data_set, image_shape, after_each=lambda: None):
+    """Compare predictions with labels in the pictures' own size. Returns a metrics.Tally.
+
+    after_each: function () to call after each picture.
+    """
     tally = metrics.Tally(data_set.classes)
     output = helper.gen_test_output(predict, samples, image_shape, PREDICTION_BATCH)
     for sample, _, probabilities in output:
         tally.add(helper.read_label(sample, data_set), probabilities, sample.category)
-        if bar is not None:
-            bar.update()
+        after_each()
     return tally
 
 
@@ -503,11 +454,11 @@ def score_simple_rules(training, validation, data_set):
 # --- run ------------------------------------------------------------------------------------------
 
 
-def run(settings):
+def run(settings, stopping):
     """Train a network and write the run's folder, as the settings say. Returns the folder."""
     data_set, root, settings = complete_settings(settings)
-    epochs, batch_size, shape, seed = (
-        settings[name] for name in ("epochs", "batch_size", "image_shape", "seed")
+    epochs, batch_size, rate, shape, seed = (
+        settings[name] for name in ("epochs", "batch_size", "learning_rate", "image_shape", "seed")
     )
     labelled, testing = data_set.find(root)
     parts = (*data_set.split(labelled, seed), testing)
@@ -517,73 +468,67 @@ def run(settings):
         f"{data_set.title} in {root}: {len(training)} pictures to train on, {len(validation)} to "
         f"validate, {len(testing)} to paint\n({settings['labels']})"
     )
-    helper.check_samples(training + validation + testing, data_set)
+    settings["data_digest"] = check_samples(
+        (training, validation, testing), data_set, Path(settings["runs_dir"]) / ".checked.json"
+    )
     weights = vgg_weights.read(settings["vgg"], Path(settings["data_dir"]))
     folder = run_folder.open_run(Path(settings["runs_dir"]), settings["run"])
-    if run_folder.claim_run(folder, settings):
+    if run_folder.is_finished(folder, settings):
         helper.say(f"{folder}: this run is finished; nothing to do (more --epochs would go on)")
         return folder
-    helper.say(f"run: {folder}, {epochs} epochs, pictures of {shape[0]}x{shape[1]} in the network")
+    with run_folder.lock_run(folder):
+        run_folder.note_settings(folder, settings)
+        helper.say(f"run: {folder}, {epochs} epochs, pictures of {shape[0]}x{shape[1]} pixels")
+        keras.utils.set_random_seed(seed % 2**32)
+        keras.config.set_dtype_policy(settings["precision"])
+        network = layers(load_vgg(weights), len(data_set.classes))
+        predict = predictor(network)
+        score = functools.partial(score_pictures, predict, validation, data_set, shape)
+        get_batches_fn = helper.gen_batch_function(training, data_set, shape, seed)
+        batches = math.ceil(len(training) / batch_size)
+        if weights and not checkpoint.manifest_path(folder).is_file():
+            affordable = max(1, HEAD_PIXELS // (batch_size * math.prod(shape)))
+            head_batches = min(HEAD_VIEWS * batches, affordable)
+            train_head(network, get_batches_fn, batch_size, head_batches, rate, seed)
+        make_trainer = functools.partial(optimize, network, rate, epochs * batches)
+        state = Training(network, make_trainer, folder, seed)
+        total = epochs * (TRAINING_COST * len(training) + len(validation))
+        with helper.progress(total=total, desc="training", unit="pass", smoothing=0.1) as bar:
+            validate = functools.partial(score, lambda: stopping.check() or bar.update())
+            train_nn(state, get_batches_fn, epochs, batch_size, validate, stopping, bar)
 
-    keras.utils.set_random_seed(seed % 2**32)
-    keras.config.set_dtype_policy(settings["precision"])
-    network = layers(load_vgg(weights), len(data_set.classes))
-    batches, rate = math.ceil(len(training) / batch_size), settings["learning_rate"]
-    trainer = optimize(network, rate, epochs * batches)
-    get_batches_fn = helper.gen_batch_function(training, data_set, shape, seed)
-    if weights and not run_folder.manifest_path(folder).is_file():
-        train_head(network, get_batches_fn, batch_size, batches, rate, seed)
-    predict = predictor(network)
-    score = functools.partial(score_pictures, predict, validation, data_set, shape)
-    total = epochs * (TRAINING_COST * len(training) + len(validation))
-    with helper.progress(total=total, desc="training", unit="pass", smoothing=0.1) as bar:
-        validate = functools.partial(score, bar)
-        train_nn(network, trainer, get_batches_fn, epochs, batch_size, folder, validate, seed, bar)
-
-    network.load_weights(folder / "best.weights.h5")
-    helper.save_inference_samples(
-        folder / "pictures", predict, testing, data_set, shape, PREDICTION_BATCH
-    )
-    result = {name: settings[name] for name in ("dataset", "labels")} | {"split": "validation"}
-    result |= score().scores()
-    if "perspective" in result:
-        result["simple_rules"] = score_simple_rules(training, validation, data_set)
-    run_folder.write_json(folder / "metrics.json", result)
+        network.load_weights(folder / checkpoint.BEST)
+        helper.save_inference_samples(
+            folder / "pictures", predict, testing, data_set, shape, PREDICTION_BATCH
+        )
+        result = {name: settings[name] for name in ("dataset", "labels")} | {"split": "validation"}
+        result |= score().scores()
+        if "perspective" in result:
+            result["simple_rules"] = score_simple_rules(training, validation, data_set)
+        run_folder.write_json(folder / "metrics.json", result)
     helper.say(f"\n{metrics.score_table(result)}\n\npictures, scores and weights: {folder}")
     return folder
 
 
-def warn_about_idle_gpu():
-    """Say so when this machine has an NVIDIA GPU that Keras can't use."""
-    has_gpu = shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").exists()
-    if has_gpu and keras.distribution.list_devices()[0].startswith("cpu"):
-        packages = {"tensorflow": "tensorflow[and-cuda]", "jax": "jax[cuda]"}
-        backend = keras.backend.backend()
-        helper.say(
-            f"This machine has an NVIDIA GPU, but {backend} can't use it and trains on the CPU. "
-            f"To use it: pip install '{packages.get(backend, backend)}'"
-        )
-
-
 def main(arguments=None):
     """Run from the command line. Returns the exit status."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         settings = parse_settings(arguments)
         warn_about_idle_gpu()
-        run(settings)
+        with Stopping() as stopping:
+            run(settings, stopping)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
     except TrainingError as error:
         print(f"training failed: {error}", file=sys.stderr)
         return 1
+    except StopRequest as stopped:
+        print(f"{stopped}; the same command with --run NAME goes on", file=sys.stderr)
+        return stopped.exit_status
     except OSError as error:
         print(f"{error.filename or 'disk'}: {error.strerror or error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("stopped; --run NAME goes on after the last whole epoch", file=sys.stderr)
-        return 128 + signal.SIGINT
     return 0
 
 

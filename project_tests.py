@@ -6,20 +6,28 @@
     python project_tests.py -k layers       those with "layers" in their name
 """
 
+import contextlib
 import csv
+import errno
 import functools
 import hashlib
 import http.server
 import importlib.util
+import io
 import json
 import os
 import re
 import shutil
+import signal
+import stat
+import struct
 import subprocess
 import sys
 import threading
+import time
 import types
 import zipfile
+import zlib
 from pathlib import Path
 
 import h5py
@@ -29,6 +37,8 @@ import pytest
 import scipy.special
 from PIL import Image
 
+import checkpoint
+import data_check
 import datasets
 import download
 import helper
@@ -36,6 +46,8 @@ import main
 import metrics
 import run_folder
 import scenes
+import stopping
+import training
 import vgg_weights
 from datasets import DATASETS, VOID
 from main import keras
@@ -82,6 +94,16 @@ def set_small_scores(network, random):
 
 def run_main(*arguments):
     return main.main([str(argument) for argument in arguments])
+
+
+def error_line(capsys):
+    """Return the one line, beside progress bars, that a person's mistake is to give."""
+    lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    (line,) = [
+        line for line in lines
+        if line.strip() and not line.startswith(("checking: ", "unpacking "))
+    ]  # fmt: skip
+    return line
 
 
 # --- VGG16 ----------------------------------------------------------------------------------------
@@ -373,21 +395,39 @@ def one_batch(shape):
     return pictures, labels
 
 
-def train_one_batch(folder, network, batch, epochs, total_epochs, rate):
+def train_one_batch(folder, network, batch, epochs, total_epochs, rate, stopping=None):
     """Train on one batch, 20 times an epoch, as `main.run` would. Returns its validate."""
-    trainer = main.optimize(network, rate, 20 * total_epochs)
+    make_trainer = functools.partial(main.optimize, network, rate, 20 * total_epochs)
     pictures, labels = batch
 
     def validate():
         tally = metrics.Tally(KITTI.classes)
         for label, chances in zip(labels, main.predictor(network)(pictures), strict=True):
             tally.add(label, chances, "um")
+            if stopping:
+                stopping.check()
         return tally
 
-    main.train_nn(
-        network, trainer, lambda *_: [(pictures, labels)] * 20, epochs, 2, folder, validate
-    )
+    state = main.Training(network, make_trainer, folder)
+    main.train_nn(state, repeat(batch, 20), epochs, 2, validate, stopping)
     return validate
+
+
+def even_tally():
+    """What a validation gives whose score does not matter."""
+    tally = metrics.Tally(KITTI.classes)
+    tally.add(np.eye(2, dtype=np.uint8), np.full((2, 2, 2), 0.5, np.float32), "um")
+    return tally
+
+
+def repeat(batch, times):
+    """Make a get_batches_fn that gives one batch again and again."""
+
+    def get_batches_fn(batch_size, epoch=0, first=0):
+        return [batch] * (times - first)
+
+    get_batches_fn.names = lambda *_: ["one", "two"]
+    return get_batches_fn
 
 
 def test_train_nn(tmp_path):
@@ -399,7 +439,7 @@ def test_train_nn(tmp_path):
     assert validate().scores()["accuracy"] > 98
     rows = list(csv.DictReader((tmp_path / "log.csv").open()))
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
-    assert tuple(rows[0]) == run_folder.LOG_FIELDS
+    assert tuple(rows[0]) == checkpoint.LOG_FIELDS
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
     network.get_layer("score_fc7").set_weights([np.zeros((1, 1, 512, 2)), np.zeros(2)])
     network.load_weights(tmp_path / "best.weights.h5")
@@ -410,7 +450,7 @@ def test_train_nn(tmp_path):
 def test_averaged_weights_are_validated_and_kept(tmp_path, monkeypatch):
     """And training goes on from the weights that are not averaged."""
     network = small_network()
-    taken, take_step = [], main.take_step
+    taken, take_step = [], training.take_step
 
     def recorded_step(*arguments):
         loss = take_step(*arguments)
@@ -423,17 +463,19 @@ def test_averaged_weights_are_validated_and_kept(tmp_path, monkeypatch):
             average = [0.75 * a + 0.25 * b for a, b in zip(average, weights, strict=True)]
         for here, expected in zip(network.get_weights(), average, strict=True):
             np.testing.assert_allclose(here, expected, atol=1e-6)
-        tally = metrics.Tally(KITTI.classes)
-        tally.add(np.eye(2, dtype=np.uint8), np.full((2, 2, 2), 0.5, np.float32), "um")
-        return tally
+        return even_tally()
 
-    monkeypatch.setattr(main, "take_step", recorded_step)
-    trainer = main.optimize(network, 1e-2, round(4 / main.AVERAGED_SHARE))
-    batches = [one_batch((32, 64))] * 3
-    main.train_nn(network, trainer, lambda *_: batches, 2, 2, tmp_path, compare_with_average)
+    monkeypatch.setattr(training, "take_step", recorded_step)
+    make_trainer = functools.partial(
+        main.optimize, network, 1e-2, round(4 / main.AVERAGED_SHARE)
+    )
+    main.train_nn(
+        main.Training(network, make_trainer, tmp_path), repeat(one_batch((32, 64)), 3), 2, 2,
+        compare_with_average,
+    )  # fmt: skip
     assert len(taken) == 6
     for here, expected in zip(network.get_weights(), taken[-1], strict=True):
-        np.testing.assert_allclose(here, expected, atol=1e-6)
+        np.testing.assert_array_equal(here, expected)
     network.load_weights(tmp_path / "best.weights.h5")
     taken = taken[:3]  # a tie: the first epoch remains the best
     compare_with_average()
@@ -447,7 +489,7 @@ def test_the_head_learns_on_stored_features_and_nothing_else_moves():
     pictures, labels = one_batch((50, 90))
     before = {v.path: v.numpy() for v in network.trainable_variables}
     loss_before = float(main.optimize(network, 1e-4, 1).test_on_batch(pictures, labels))
-    main.train_head(network, lambda *_: [(pictures, labels)] * 3, 2, 3, 1e-4)
+    main.train_head(network, repeat((pictures, labels), 3), 2, 12, 1e-4)
     loss_after = float(main.optimize(network, 1e-4, 1).test_on_batch(pictures, labels))
     assert loss_after < 0.7 * loss_before
     for variable in network.trainable_variables:
@@ -455,25 +497,387 @@ def test_the_head_learns_on_stored_features_and_nothing_else_moves():
         assert moved != variable.path.startswith("block"), variable.path
 
 
-def test_a_continued_run_equals_an_uninterrupted_one(tmp_path):
-    weights = {}
-    for name, parts in (("whole", [3]), ("parts", [1, 3])):
-        (tmp_path / name).mkdir()
-        for epochs in parts:
-            network = small_network()
-            train_one_batch(tmp_path / name, network, one_batch((32, 64)), epochs, 3, 1e-3)
-        weights[name] = [variable.numpy() for variable in network.trainable_variables]
-    for whole, parts in zip(*weights.values(), strict=True):
-        np.testing.assert_array_equal(whole, parts)
-    assert len((tmp_path / "parts" / "log.csv").read_text().splitlines()) == 1 + 3
+class StopAt(stopping.Stopping):
+    """Wants to stop at the check of this number."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.left = number
+
+    def check(self):
+        self.left -= 1
+        self.wish = signal.SIGTERM if self.left == 0 else None
+        super().check()
 
 
-def test_nan_stops_before_anything_is_saved(tmp_path):
-    pictures, labels = one_batch((32, 64))
+def train_with_stops(folder, stops):
+    """Train two epochs, started again after each stop. Returns all that is saved."""
+    for stop in (*stops, None):
+        network = small_network()
+        with pytest.raises(stopping.StopRequest) if stop else contextlib.nullcontext():
+            train_one_batch(
+                folder, network, one_batch((32, 64)), 2, 2, 1e-3, StopAt(stop) if stop else None
+            )
+    arrays, progress = checkpoint.load(folder, print)
+    assert len((folder / "log.csv").read_text().splitlines()) == 1 + 2
+    rows = [row | {"seconds": None} for row in progress.history]
+    return [*arrays.values(), *network.get_weights()], rows
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    return train_with_stops(tmp_path_factory.mktemp("undisturbed"), [])
+
+
+@pytest.mark.parametrize("stops", [[3], [20], [21], [22], [30], [5, 9, 30]], ids=str)
+def test_a_stopped_run_ends_as_an_undisturbed_one(stops, undisturbed, tmp_path):
+    """Bit by bit, whether stopped at a step or in the validation (checks 21 and 22)."""
+    (whole, rows), (resumed, other_rows) = undisturbed, train_with_stops(tmp_path, stops)
+    assert rows == other_rows
+    for one, other in zip(whole, resumed, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def state_files(folder):
+    return {path.name for path in (folder / "checkpoint").glob("state_*")}
+
+
+def test_nan_goes_back_three_times_and_then_gives_up(tmp_path, capsys):
+    """Each time with half the rate; the pictures are named; nothing bad is saved."""
+    network, (pictures, labels) = small_network(), one_batch((32, 64))
     broken = np.full(pictures.shape, np.nan, np.float32), labels
-    with pytest.raises(main.TrainingError, match="nan"):
-        train_one_batch(tmp_path, small_network(), broken, 1, 1, 1e-3)
-    assert list(tmp_path.iterdir()) == []
+    rates = []
+
+    def make_trainer(slowdown, parts):
+        trainer = main.optimize(network, 1e-3, 10, slowdown, parts)
+        rates.append(float(trainer.optimizer.learning_rate))
+        return trainer
+
+    state = main.Training(network, make_trainer, tmp_path)
+    with pytest.raises(main.TrainingError, match=r"nan at epoch 1, step 2, on one two.*--learning"):
+        main.train_nn(state, repeat(broken, 2), 1, 2, validate=None)
+    assert np.allclose(np.array(rates) / rates[0], [1, 1 / 2, 1 / 4, 1 / 8])
+    assert capsys.readouterr().out.count("back to epoch 1, step 0") == 3
+    arrays, progress = checkpoint.load(tmp_path, print)
+    assert progress.returns == 3 and all(np.isfinite(array).all() for array in arrays.values())
+    assert json.loads((tmp_path / "settings.json").read_text()) == {"returns": 3}
+
+
+def test_a_weight_that_is_no_number_is_never_saved(tmp_path):
+    network = small_network()
+    state = main.Training(network, functools.partial(main.optimize, network, 1e-3, 10), tmp_path)
+    saved = state_files(tmp_path)
+    network.get_layer("fc6").bias.assign(np.full(8, np.nan))
+    with pytest.raises(training.LossError):
+        state.save()
+    assert state_files(tmp_path) == saved
+
+
+def test_a_batch_that_does_not_fit_is_cut_and_its_gradients_added(tmp_path, monkeypatch, capsys):
+    """Two steps end where those on the whole batch end; it is said once, and noted."""
+    monkeypatch.setattr(main, "DROPOUT", 1e-9)
+    pictures, labels = one_batch((32, 64))
+    labels = np.where(labels == VOID, 0, labels)  # as many valid pixels in each part
+    weights, train_on_batch = {}, keras.Model.train_on_batch
+    for name, limit in (("whole", 2), ("parts", 1)):
+
+        def train_within(self, x, y, limit=limit):
+            if len(x) > limit:
+                raise MemoryError
+            return train_on_batch(self, x, y)
+
+        monkeypatch.setattr(keras.Model, "train_on_batch", train_within)
+        (tmp_path / name).mkdir()
+        network = small_network()
+        make_trainer = functools.partial(main.optimize, network, 1e-3, 2)
+        state = main.Training(network, make_trainer, tmp_path / name)
+        main.train_nn(state, repeat((pictures, labels), 2), 1, 2, even_tally)
+        weights[name] = network.get_weights()
+        arrays, progress = checkpoint.load(tmp_path / name, print)
+        assert arrays["optimizer/0/iteration"] == 2 and progress.parts == 2 // limit
+    for whole, parts in zip(*weights.values(), strict=True):
+        np.testing.assert_allclose(parts, whole, atol=1e-5)
+    assert capsys.readouterr().out.count("cut into 2 parts") == 1
+    assert json.loads((tmp_path / "parts" / "settings.json").read_text()) == {"parts": 2}
+    with pytest.raises(main.TrainingError, match="smaller --image-shape"):
+        state.cut_batches("no memory", batch_size=2)
+
+
+# --- checkpoints ----------------------------------------------------------------------------------
+
+
+def small_state(saves):
+    """Arrays and Progress whose content tells which save they are of."""
+    progress = checkpoint.Progress(step=saves + 1, saves=saves)
+    return {"weights": np.full(1000, saves + 1.0), "optimizer/0/iteration": np.int64(7)}, progress
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """The folder of a run with three states saved."""
+    for saves in range(3):
+        arrays, progress = small_state(saves)
+        checkpoint.save_best(tmp_path, lambda path: path.write_text("best"), saves, progress)
+        checkpoint.save(tmp_path, arrays, progress)
+    return tmp_path
+
+
+def test_the_newest_two_states_and_the_best_are_kept(saved):
+    names = {path.name for path in (saved / "checkpoint").iterdir()}
+    assert names == {
+        "manifest.json", "state_000002.npz", "state_000003.npz",
+        "best_0001.weights.h5", "best_0002.weights.h5",
+    }  # fmt: skip
+    manifest = json.loads((saved / "checkpoint" / "manifest.json").read_text())
+    for state in manifest["states"]:
+        for name, digest in state["files"].items():
+            content = (saved / "checkpoint" / name).read_bytes()
+            assert digest == hashlib.sha256(content).hexdigest()
+    arrays, progress = checkpoint.load(saved, print)
+    np.testing.assert_array_equal(arrays["weights"], 3.0)
+    assert progress.step == 3 and (saved / "best.weights.h5").read_text() == "best"
+
+
+@pytest.mark.parametrize("name", ["state_000003.npz", "best_0002.weights.h5"])
+@pytest.mark.parametrize("damage", [
+    lambda path: path.unlink(),
+    lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    lambda path: path.write_bytes(b"?" + path.read_bytes()[1:]),
+], ids=["missing", "cut", "changed"])  # fmt: skip
+def test_a_damaged_state_is_said_and_the_one_before_it_used(saved, name, damage):
+    damage(saved / "checkpoint" / name)
+    lines = []
+    arrays, progress = checkpoint.load(saved, lines.append)
+    assert progress.step == 2 and arrays["weights"][0] == 2.0
+    assert len(lines) == 1 and name in lines[0]
+    checkpoint.save(saved, *small_state(7))
+    (saved / "checkpoint" / "state_000008.npz").unlink()
+    assert checkpoint.load(saved, lines.append)[1].step == 2
+
+
+def test_without_a_whole_state_or_with_a_foreign_one_one_line_says_so(saved):
+    for path in (saved / "checkpoint").glob("state_*"):
+        path.write_bytes(b"")
+    with pytest.raises(datasets.UserError, match="every other state"):
+        checkpoint.load(saved, print)
+    manifest = saved / "checkpoint" / "manifest.json"
+    manifest.write_text('{"format": 1, "files": {}}')
+    with pytest.raises(datasets.UserError, match="another version"):
+        checkpoint.load(saved, print)
+    manifest.write_text('{"format": 2, ')
+    with pytest.raises(datasets.UserError, match=r"manifest\.json: damaged"):
+        checkpoint.load(saved, print)
+
+
+@pytest.mark.parametrize("step", range(1, 8))
+def test_a_save_that_is_cut_off_anywhere_leaves_a_whole_state(saved, step, monkeypatch):
+    """Every system call that changes the disk is tried as the last one."""
+    calls = []
+
+    def last_at(function):
+        def call(*arguments, **options):
+            calls.append(function)
+            if len(calls) > step:
+                raise KeyboardInterrupt
+            return function(*arguments, **options)
+
+        return call
+
+    arrays, progress = small_state(3)
+    with monkeypatch.context() as patched:
+        for name in ("replace", "fsync", "unlink", "link"):
+            patched.setattr(os, name, last_at(getattr(os, name)))
+        patched.setattr(np, "savez", last_at(np.savez))
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.save(saved, arrays, progress)
+    arrays, progress = checkpoint.load(saved, print)
+    assert progress.step in (3, 4) and arrays["weights"][0] == progress.step
+
+
+def test_a_full_disk_ends_training_and_keeps_what_was_saved(tmp_path, monkeypatch):
+    network = small_network()
+    make_trainer = functools.partial(main.optimize, network, 1e-3, 10)
+    state = main.Training(network, make_trainer, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def write_half(path, **_):
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(np, "savez", write_half)
+    with pytest.raises(main.TrainingError, match="No space left on device; what was saved"):
+        main.train_nn(state, repeat(one_batch((32, 64)), 1), 1, 2, even_tally)
+    names = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert names == {path.name for path in before} | {"best_0001.weights.h5"}
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_a_folder_that_vanished_ends_training_with_one_line(tmp_path):
+    network, folder = small_network(), tmp_path / "run"
+    folder.mkdir()
+    state = main.Training(network, functools.partial(main.optimize, network, 1e-3, 10), folder)
+
+    def vanish():
+        shutil.rmtree(folder)
+        return even_tally()
+
+    with pytest.raises(main.TrainingError, match="No such file or directory"):
+        main.train_nn(state, repeat(one_batch((32, 64)), 1), 1, 2, vanish)
+
+
+def test_a_run_has_one_process_at_a_time(tmp_path):
+    with run_folder.lock_run(tmp_path):
+        code = (
+            "import pathlib, run_folder, sys\n"
+            "with run_folder.lock_run(pathlib.Path(sys.argv[1])): pass\n"
+        )
+        command = [sys.executable, "-c", code, tmp_path]
+        second = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
+        assert f"process {os.getpid()} on" in second.stderr
+    assert subprocess.run(command, cwd=HERE).returncode == 0
+
+
+def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path, monkeypatch):
+    """Also when the clock goes backwards."""
+    monkeypatch.setattr(time, "strftime", lambda _: "2026-11-23_1437")
+    names = [run_folder.open_run(tmp_path / "runs", None).name for _ in range(3)]
+    assert names == ["2026-11-23_1437", "2026-11-23_1437_2", "2026-11-23_1437_3"]
+
+
+def test_changed_settings_are_refused_by_name(tmp_path):
+    """And those that do no harm are taken."""
+    earlier = dict.fromkeys(run_folder.FIXED_SETTINGS, 1) | {"epochs": 3, "git_commit": "a"}
+    run_folder.note_settings(tmp_path, earlier)
+    for name in run_folder.FIXED_SETTINGS:
+        with pytest.raises(datasets.UserError, match=f"has {name} 1, not 2"):
+            run_folder.is_finished(tmp_path, earlier | {name: 2})
+    assert not run_folder.is_finished(tmp_path, earlier | {"epochs": 4, "git_commit": "b"})
+    (tmp_path / "metrics.json").write_text("{}")
+    assert run_folder.is_finished(tmp_path, earlier)
+    assert not run_folder.is_finished(tmp_path, earlier | {"epochs": 4})
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "thesis.txt").write_text("words")
+    with pytest.raises(datasets.UserError, match="is no run folder"):
+        run_folder.open_run(tmp_path / "runs", "mine")
+    assert [path.name for path in (tmp_path / "runs").rglob("*.*")] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_the_program_at_once(number):
+    """The first is a wish, while a step of a minute is under way; the second does not wait."""
+    code = (
+        "import stopping, time\n"
+        "with stopping.Stopping() as stop, stop.granted():\n"
+        "    print('ready', flush=True)\n"
+        "    deadline = time.monotonic() + 60\n"
+        "    while time.monotonic() < deadline: time.sleep(1)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=HERE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    process.stdout.readline()
+    process.send_signal(number)
+    while "after this step" not in process.stderr.readline():
+        pass
+    assert process.poll() is None
+    process.send_signal(number)
+    assert process.wait(timeout=30) == 128 + number
+
+
+def run_process(arguments, folder, save_seconds=0.3, environment=()):
+    """Start the program in a process of its own, with its output in folder/log."""
+    code = (
+        f"import training, main, sys\ntraining.SAVE_SECONDS = {save_seconds}\n"
+        f"sys.exit(main.main({[str(argument) for argument in arguments]}))"
+    )
+    with (folder / "log").open("a") as log:
+        return subprocess.Popen(
+            [sys.executable, "-c", code], cwd=HERE, stdout=log, stderr=log,
+            env=os.environ | dict(environment),
+        )  # fmt: skip
+
+
+def disturb(process, checkpoints, random, number, in_a_save):
+    """Send a signal at a random moment of the training, or in the middle of a save."""
+    manifest = checkpoints / "manifest.json"
+    before = manifest.stat().st_mtime_ns if manifest.exists() else 0
+    while process.poll() is None and not (
+        manifest.exists() and manifest.stat().st_mtime_ns > before
+    ):
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 2))
+    while in_a_save and process.poll() is None and not list(checkpoints.glob("partial.*")):
+        time.sleep(0.001)
+    process.send_signal(number)
+    process.wait()
+    return bool(list(checkpoints.glob("partial.*")))
+
+
+def results_of(folder):
+    """Everything that has to be equal: arrays of weights, scores, log but for its seconds."""
+    rows = list(csv.DictReader((folder / "log.csv").open()))
+    arrays, _ = checkpoint.load(folder, print)
+    with h5py.File(folder / checkpoint.BEST) as file:
+        file.visititems(lambda name, item: arrays.update({name: np.asarray(item)})
+                        if isinstance(item, h5py.Dataset) else None)  # fmt: skip
+    texts = [{name: row[name] for name in row if name != "seconds"} for row in rows]
+    pictures = {path.name: path.read_bytes() for path in (folder / "pictures").iterdir()}
+    return arrays, [texts, (folder / "metrics.json").read_text(), pictures]
+
+
+def compare_disturbed_with_undisturbed(drawn, folder, number, times, epochs, environment=()):
+    arguments = (
+        "--dataset", "kitti", "--data-dir", drawn, "--runs-dir", folder, "--image-shape", 32, 96,
+        "--batch-size", 2, "--epochs", epochs,
+    )  # fmt: skip
+    start = functools.partial(run_process, folder=folder, environment=environment)
+    assert start([*arguments, "--run", "whole"], save_seconds=1e9).wait() == 0
+    random, statuses, in_saves = np.random.default_rng(0), [], 0
+    while not statuses or statuses[-1] != 0:
+        process = start([*arguments, "--run", "disturbed"])
+        if len(statuses) < times:
+            in_a_save = len(statuses) % 3 == 0 and number == signal.SIGKILL
+            in_saves += disturb(
+                process, folder / "disturbed" / "checkpoint", random, number, in_a_save
+            )
+        statuses.append(process.wait())
+    disturbances = sum(status != 0 for status in statuses)
+    print(f"{disturbances} times disturbed, {in_saves} times in a save: {statuses}")
+    whole, texts = results_of(folder / "whole")
+    disturbed, other_texts = results_of(folder / "disturbed")
+    assert whole.keys() == disturbed.keys() and texts == other_texts
+    for name in whole:
+        np.testing.assert_array_equal(whole[name], disturbed[name], name)
+    return statuses, in_saves
+
+
+@pytest.mark.slow
+def test_a_run_killed_twenty_times_ends_as_if_undisturbed(drawn, tmp_path):
+    statuses, in_saves = compare_disturbed_with_undisturbed(
+        drawn, tmp_path, signal.SIGKILL, times=20, epochs=12
+    )
+    assert statuses.count(-signal.SIGKILL) == 20 and statuses[-1] == 0 and in_saves >= 3
+
+
+@pytest.mark.slow
+def test_a_run_terminated_five_times_ends_as_if_undisturbed(drawn, tmp_path):
+    statuses, _ = compare_disturbed_with_undisturbed(
+        drawn, tmp_path, signal.SIGTERM, times=5, epochs=4
+    )
+    assert statuses == [143] * 5 + [0]
+
+
+@needs_jax
+@pytest.mark.slow
+def test_a_run_on_jax_killed_five_times_ends_as_if_undisturbed(drawn, tmp_path):
+    statuses, _ = compare_disturbed_with_undisturbed(
+        drawn, tmp_path, signal.SIGKILL, times=5, epochs=4, environment={"KERAS_BACKEND": "jax"}
+    )
+    assert statuses == [-signal.SIGKILL] * 5 + [0]
 
 
 # --- metrics --------------------------------------------------------------------------------------
@@ -675,17 +1079,29 @@ def test_batches_depend_on_seed_epoch_and_index_alone(drawn):
     np.testing.assert_array_equal(first, epoch_pictures(5, 0))
     assert not np.array_equal(first, epoch_pictures(4, 1))
     assert not np.array_equal(first, epoch_pictures(4, 0, seed=2))
+    get_batches_fn = helper.gen_batch_function(samples, KITTI, (32, 64), 1)
+    rest = np.concatenate([pictures for pictures, _ in get_batches_fn(4, 0, first=2)])
+    np.testing.assert_array_equal(first[2 * 4 :], rest)
+
+
+def test_batches_know_the_names_of_their_pictures(drawn):
+    samples, _ = KITTI.find(drawn / "data_road")
+    named = {sample.name: helper.read_image(sample.picture, (32, 64)) for sample in samples}
+    get_batches_fn = helper.gen_batch_function(samples, KITTI, (32, 64), 1, augmented=False)
+    for number, (pictures, _) in enumerate(get_batches_fn(4, 7)):
+        names = get_batches_fn.names(4, 7, number)
+        np.testing.assert_array_equal(pictures, [named[name] for name in names])
 
 
 def test_each_picture_is_decoded_once(drawn, monkeypatch):
     samples, _ = KITTI.find(drawn / "data_road")
-    opened, read = [], imageio.imread
+    opened, read = [], Image.open
 
-    def count_and_read(path, **options):
+    def count_and_read(path):
         opened.append(path)
-        return read(path, **options)
+        return read(path)
 
-    monkeypatch.setattr(helper.imageio, "imread", count_and_read)
+    monkeypatch.setattr(helper.Image, "open", count_and_read)
     get_batches_fn = helper.gen_batch_function(samples, KITTI, (32, 64))
     for epoch in range(3):
         list(get_batches_fn(4, epoch))
@@ -758,20 +1174,38 @@ def test_simple_rules_fail_on_drawn_scenes(drawn):
 # --- downloads ------------------------------------------------------------------------------------
 
 
-class RangeServer(http.server.BaseHTTPRequestHandler):
-    """Serves one file; the first answer stops in the middle."""
+CONTENT = bytes(range(256)) * 4000
+# What a server may do with a request that starts at a byte: status, headers, body.
+ANSWERS = {
+    "whole": lambda start: (206, {}, CONTENT[start:]),
+    "half": lambda start: (206, {}, CONTENT[start : (start + len(CONTENT)) // 2]),
+    "from the beginning": lambda start: (200, {}, CONTENT),
+    "another file": lambda start: (200, {}, b"<html>log in first</html>"),
+    "another of this size": lambda start: (206, {}, bytes(len(CONTENT) - start)),
+    "far too much": lambda start: (200, {}, 3 * CONTENT),
+    "moved": lambda start: (302, {"Location": "/elsewhere.zip"}, b""),
+    "not found": lambda start: (404, {}, b"no"),
+    "broken": lambda start: (500, {}, b"no"),
+    "busy": lambda start: (503, {}, b"no"),
+}
 
-    content = bytes(range(256)) * 4000
-    requests = ()
+
+class ScriptedServer(http.server.BaseHTTPRequestHandler):
+    """Answers each request by the next of its script; hangs up where the script is at its end."""
 
     def do_GET(self):
         start = int(re.search(r"bytes=(\d+)-", self.headers["Range"])[1])
-        type(self).requests += (start,)
-        self.send_response(206)
-        self.send_header("Content-Length", str(len(self.content) - start))
+        self.starts.append(start)
+        if not self.script:
+            return
+        status, headers, body = ANSWERS[self.script.pop(0)](start)
+        self.send_response(status)
+        length = len(CONTENT) - start if status == 206 else len(body)
+        for name, value in {"Content-Length": str(length), **headers}.items():
+            self.send_header(name, value)
         self.end_headers()
-        cut = len(self.content) // 2 if len(self.requests) == 1 else len(self.content)
-        self.wfile.write(self.content[start:cut])
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(body)
 
     def log_message(self, *_):
         pass
@@ -779,33 +1213,118 @@ class RangeServer(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def remote(monkeypatch):
-    """A file on a local server that interrupts the first download."""
+    """A file on a local server that does what its script says."""
     monkeypatch.setattr(download.time, "sleep", lambda _: None)
-    handler = type("Handler", (RangeServer,), {})
+    handler = type("Handler", (ScriptedServer,), {"script": [], "starts": []})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield types.SimpleNamespace(
             handler=handler,
             file=download.Remote(
                 "test", f"http://127.0.0.1:{server.server_port}/f.zip", "page", "licence",
-                len(handler.content), "sha256", hashlib.sha256(handler.content).hexdigest(),
+                len(CONTENT), "sha256", hashlib.sha256(CONTENT).hexdigest(),
             ),
         )  # fmt: skip
         server.shutdown()
 
 
-def test_an_interrupted_download_goes_on(remote, tmp_path):
+@pytest.mark.parametrize(("script", "starts"), [
+    (["whole"], [0]),
+    (["half", "whole"], [0, 0.5]),
+    (["half", "half", "whole"], [0, 0.5, 0.75]),
+    (["half", "from the beginning"], [0, 0.5]),
+    (["moved", "whole"], [0, 0]),
+    (["broken", "busy", "whole"], [0, 0, 0]),
+])  # fmt: skip
+def test_a_download_goes_on_where_it_was_interrupted(script, starts, remote, tmp_path):
+    remote.handler.script[:] = script
     download.download(remote.file, tmp_path / "f.zip")
-    assert (tmp_path / "f.zip").read_bytes() == remote.handler.content
-    assert remote.handler.requests[0] == 0 < remote.handler.requests[1]
+    assert (tmp_path / "f.zip").read_bytes() == CONTENT
+    assert remote.handler.starts == [int(start * len(CONTENT)) for start in starts]
     assert [path.name for path in tmp_path.iterdir()] == ["f.zip"]
 
 
-def test_a_download_with_the_wrong_hash_is_not_kept(remote, tmp_path):
-    wrong = download.dataclasses.replace(remote.file, digest="0" * 64)
-    with pytest.raises(download.DownloadError, match="expected"):
-        download.download(wrong, tmp_path / "f.zip")
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize(("script", "message"), [
+    ([], "could not be downloaded"),
+    (["not found"] * 3, "404"),
+    (["broken"] * 3, "500"),
+    (["half"] * 3, "ended after"),
+    (["another file"] * 3, "ended after"),
+    (["another of this size"], "deleted"),
+    (["far too much"], "deleted"),
+    (["moved"] * 20, "infinite loop"),
+])  # fmt: skip
+def test_a_failed_download_gives_one_line_and_no_file(script, message, remote, tmp_path):
+    remote.handler.script[:] = script
+    with pytest.raises(download.DownloadError, match=message) as raised:
+        download.download(remote.file, tmp_path / "f.zip")
+    assert "by hand (page)" in str(raised.value) and "\n" not in str(raised.value)
+    assert not (tmp_path / "f.zip").exists()
+
+
+def test_a_download_that_failed_goes_on_the_next_time(remote, tmp_path):
+    remote.handler.script[:] = ["half"]
+    with pytest.raises(download.DownloadError):
+        download.download(remote.file, tmp_path / "f.zip")
+    remote.handler.script[:] = ["whole"]
+    download.download(remote.file, tmp_path / "f.zip")
+    assert remote.handler.starts[-1] == len(CONTENT) // 2
+    assert (tmp_path / "f.zip").read_bytes() == CONTENT
+
+
+def test_a_disk_without_room_is_named_at_once(remote, tmp_path, monkeypatch):
+    remote.handler.script[:] = ["whole"] * 3
+
+    class FullFile(io.BytesIO):
+        def write(self, _):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "open", lambda *_: FullFile())
+    with pytest.raises(OSError, match="No space left"):
+        download.download(remote.file, tmp_path / "f.zip")
+    assert len(remote.handler.starts) == 1
+
+
+def zip_of(entries, path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries:
+            archive.writestr(name, content)
+    return path
+
+
+def linked_entry():
+    entry = zipfile.ZipInfo("data_road/link")
+    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return entry
+
+
+@pytest.mark.parametrize("entries", [
+    [("/etc/owned", "x")],
+    [("data_road/../../owned", "x")],
+    [("data_road/a.png", "x"), ("elsewhere/b.png", "x")],
+    [("data_road\\..\\..\\owned", "x")],
+    [(linked_entry(), "/etc/passwd")],
+    [("data_road/bomb.png", bytes(10_000_000))],
+    [],
+], ids=["absolute", "parent", "stranger", "backslash", "link", "bomb", "empty"])  # fmt: skip
+def test_a_hostile_zip_is_refused_and_leaves_nothing(entries, tmp_path, capsys):
+    archive = zip_of(entries, tmp_path / "data_road.zip")
+    assert run_main("--dataset", "kitti", "--data-dir", tmp_path, "--runs-dir", tmp_path) == 2
+    assert str(archive) in error_line(capsys) and list(tmp_path.iterdir()) == [archive]
+
+
+@pytest.mark.parametrize("damage", [
+    lambda content: b"", lambda content: b"no zip", lambda content: content[: len(content) // 2],
+    lambda content: content.replace(b"road, road", b"road, toad"),
+], ids=["empty", "text", "cut", "changed"])  # fmt: skip
+def test_a_damaged_zip_is_refused_and_leaves_nothing(damage, tmp_path, capsys):
+    archive = tmp_path / "data_road.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("data_road/a.png", b"road, road, road" * 100)
+    archive.write_bytes(damage(archive.read_bytes()))
+    assert run_main("--dataset", "kitti", "--data-dir", tmp_path, "--runs-dir", tmp_path) == 2
+    assert str(archive) in error_line(capsys)
+    assert list(tmp_path.iterdir()) == [archive]
 
 
 def unreachable(monkeypatch):
@@ -957,57 +1476,206 @@ def test_the_program_runs_on_jax(drawn, tmp_path):
     assert settings["backend"] == "jax"
 
 
-def spoil_by_removing_a_label(training):
-    (training / "gt_image_2" / "um_road_000001.png").unlink()
-    return "um_road_000001.png"
+def label_of(training, name="umm_000000"):
+    return training / "gt_image_2" / f"{name.replace('_', '_road_')}.png"
 
 
-def spoil_by_resizing_a_label(training):
-    imageio.imwrite(training / "gt_image_2" / "uu_road_000002.png", np.zeros((9, 9, 3), np.uint8))
-    return "uu_road_000002.png"
+def picture_of(training, name="uu_000003"):
+    return training / "image_2" / f"{name}.png"
 
 
-def spoil_by_another_colour(training):
-    path = training / "gt_image_2" / "umm_road_000000.png"
-    label = imageio.imread(path)
-    label[3, 4] = (255, 0, 128)
-    imageio.imwrite(path, label)
-    return "umm_road_000000.png"
+def change(path, function):
+    """Replace a picture by function(array of it)."""
+    Image.fromarray(function(np.asarray(Image.open(path)).copy())).save(path)
 
 
-def spoil_by_cutting_a_picture(training):
-    path = training / "image_2" / "uu_000003.png"
-    path.write_bytes(path.read_bytes()[:2000])
-    return "uu_000003.png"
+def with_pixel(value):
+    def changed(label):
+        label[3, 4] = value
+        return label
+
+    return changed
 
 
-def spoil_by_writing_text(training):
-    (training / "image_2" / "uu_000001.png").write_text("not a picture")
-    return "uu_000001.png"
+def fill_labels(training, value):
+    for path in (training / "gt_image_2").iterdir():
+        change(path, lambda label: np.full_like(label, value))
 
 
-def spoil_by_renaming(training):
-    (training / "image_2" / "um_000000.png").rename(training / "image_2" / "holiday.png")
-    return "holiday.png"
+def claim_size(path, size):
+    """Write a PNG file that claims to be size x size and holds next to nothing."""
+
+    def chunk(kind, content):
+        parts = kind + content
+        return struct.pack(">I", len(content)) + parts + struct.pack(">I", zlib.crc32(parts))
+
+    header = struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
 
 
-def spoil_by_emptying(training):
-    shutil.rmtree(training / "image_2")
-    return "image_2"
+def replace_by_folder(path):
+    path.unlink()
+    path.mkdir()
 
 
-@pytest.mark.parametrize("spoil", [
-    spoil_by_removing_a_label, spoil_by_resizing_a_label, spoil_by_another_colour,
-    spoil_by_cutting_a_picture, spoil_by_writing_text, spoil_by_renaming, spoil_by_emptying,
-])  # fmt: skip
-def test_wrong_data_give_one_line_that_names_the_file(spoil, spoilt, tmp_path, capsys):
-    name = spoil(spoilt / "data_road" / "training")
+def replace_by_link(path, target):
+    path.unlink()
+    path.symlink_to(target)
+
+
+# What may be wrong with a data set, by the name that the line has to hold.
+SPOILERS = {
+    "picture of 0 bytes": lambda t: picture_of(t).write_bytes(b""),
+    "picture is text": lambda t: picture_of(t).write_text("not a picture"),
+    "picture is a web page": lambda t: picture_of(t).write_text("<html>log in</html>"),
+    "picture cut early": lambda t: picture_of(t).write_bytes(picture_of(t).read_bytes()[:20]),
+    "picture cut late": lambda t: picture_of(t).write_bytes(picture_of(t).read_bytes()[:-40]),
+    "picture with a wrong byte": lambda t: picture_of(t).write_bytes(
+        picture_of(t).read_bytes()[:-2000] + b"wrong" + picture_of(t).read_bytes()[-1995:]
+    ),
+    "picture is a bomb": lambda t: claim_size(picture_of(t), 30_000),
+    "picture claims to be large": lambda t: claim_size(picture_of(t), 9_000),
+    "picture of 32 bits": lambda t: Image.new("F", (9, 9)).save(picture_of(t), format="TIFF"),
+    "picture is a folder": lambda t: replace_by_folder(picture_of(t)),
+    "picture is a dangling link": lambda t: replace_by_link(picture_of(t), "nowhere"),
+    "picture links to itself": lambda t: replace_by_link(picture_of(t), "uu_000003.png"),
+    "picture is a zip": lambda t: zip_of([("a", "b")], picture_of(t)),
+    "picture of another size": lambda t: change(picture_of(t), lambda p: p[:50]),
+    "picture is another's copy": lambda t: shutil.copy(picture_of(t, "um_000000"), picture_of(t)),
+    "picture upside down is a copy of a link": lambda t: replace_by_link(
+        picture_of(t), "um_000000.png"
+    ),
+    "picture is rotated by EXIF": lambda t: Image.open(picture_of(t)).save(
+        picture_of(t), exif=rotated()
+    ),
+    "label missing": lambda t: label_of(t).unlink(),
+    "label of 0 bytes": lambda t: label_of(t).write_bytes(b""),
+    "label is text": lambda t: label_of(t).write_text("road"),
+    "label cut": lambda t: label_of(t).write_bytes(label_of(t).read_bytes()[:300]),
+    "label is a bomb": lambda t: claim_size(label_of(t), 30_000),
+    "label is a folder": lambda t: replace_by_folder(label_of(t)),
+    "label is a dangling link": lambda t: replace_by_link(label_of(t), "nowhere"),
+    "label of another size": lambda t: change(label_of(t), lambda p: p[:9, :9]),
+    "label turned": lambda t: change(label_of(t), lambda p: np.swapaxes(p, 0, 1)),
+    "label with another colour": lambda t: change(label_of(t), with_pixel((255, 0, 128))),
+    "label nearly magenta": lambda t: change(label_of(t), with_pixel((254, 0, 255))),
+    "label with white": lambda t: change(label_of(t), with_pixel(255)),
+    "label is its picture": lambda t: shutil.copy(picture_of(t, "umm_000000"), label_of(t)),
+    "label smoothed": lambda t: Image.open(label_of(t)).resize((160, 48)).resize((320, 96)).save(
+        label_of(t)
+    ),
+    "label as JPEG": lambda t: Image.open(label_of(t)).save(label_of(t), format="JPEG"),
+    "label of numbers": lambda t: change(label_of(t), lambda p: (p[..., 2] > 0).astype(np.uint8)),
+    "label of 16 bits": lambda t: change(label_of(t), lambda p: p[..., 2].astype(np.uint16) * 257),
+    "picture with another name": lambda t: picture_of(t).rename(t / "image_2" / "holiday.png"),
+    "picture with a number too short": lambda t: picture_of(t).rename(t / "image_2" / "uu_3.png"),
+    "no pictures": lambda t: shutil.rmtree(t / "image_2"),
+    "pictures elsewhere": lambda t: (t / "image_2").rename(t / "pictures"),
+    "no labels": lambda t: shutil.rmtree(t / "gt_image_2"),
+    "no training": lambda t: shutil.rmtree(t),
+    "no testing": lambda t: shutil.rmtree(t.parent / "testing"),
+    "labels all void": lambda t: fill_labels(t, (0, 0, 0)),
+    "labels all other": lambda t: fill_labels(t, (255, 0, 0)),
+    "labels all road": lambda t: fill_labels(t, (255, 0, 255)),
+}
+NAMED = {
+    "picture of another size": "uu_road_000003.png", "picture is rotated by EXIF": "uu_road_000003",
+    "picture with another name": "holiday.png", "picture with a number too short": "uu_3.png",
+    "no pictures": "image_2", "pictures elsewhere": "image_2", "no training": "image_2",
+    "no testing": "testing", "labels all void": "nothing alone", "labels all other": "other alone",
+    "labels all road": "road alone",
+}  # fmt: skip
+
+
+def rotated():
+    """EXIF that says: turn a quarter to see me upright."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+@pytest.mark.parametrize("name", [name for name in SPOILERS if name != "no labels"])
+def test_wrong_data_give_one_line_that_names_the_file(name, spoilt, tmp_path, capsys):
+    SPOILERS[name](spoilt / "data_road" / "training")
     arguments = ("--dataset", "kitti", "--data-dir", spoilt, "--runs-dir", tmp_path / "runs")
+    before = sorted(tmp_path.rglob("*"))
     assert run_main(*arguments) == 2
-    lines = capsys.readouterr().err.splitlines()
-    lines = [line for line in lines if line.strip() and not line.startswith("checking")]
-    assert len(lines) == 1 and name in lines[0], lines
-    assert not (tmp_path / "runs").exists()
+    usual = "umm_road_000000.png" if name.startswith("label") else "uu_000003.png"
+    line = error_line(capsys)
+    assert NAMED.get(name, usual) in line and str(spoilt) in line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_all_faults_are_told_at_once(spoilt, capsys):
+    """A line for each of them, whatever kind it is of."""
+    faults = ["picture of 0 bytes", "label with white", "label cut", "picture is a bomb"]
+    names = ["um_000001", "um_000002", "umm_000003", "uu_000000"]
+    training = spoilt / "data_road" / "training"
+    picture_of(training, names[0]).write_bytes(b"")
+    change(label_of(training, names[1]), with_pixel(255))
+    label_of(training, names[2]).write_bytes(b"?")
+    claim_size(picture_of(training, names[3]), 30_000)
+    assert run_main("--dataset", "kitti", "--data-dir", spoilt) == 2
+    error = capsys.readouterr().err
+    assert all(name[-3:] in error for name in names) and error.count("\n") >= len(faults)
+    shutil.rmtree(training / "gt_image_2")
+    assert run_main("--dataset", "kitti", "--data-dir", spoilt) == 2
+    assert capsys.readouterr().err.count("this label is missing") == 15
+
+
+def test_good_data_are_looked_at_once(spoilt, tmp_path, monkeypatch):
+    """Until a file changes; what was seen tells one content from another."""
+    labelled, testing = KITTI.find(spoilt / "data_road")
+    parts, memory = (labelled[:9], labelled[9:], testing), tmp_path / "runs" / "checked.json"
+    opened, read = [], Image.open
+    monkeypatch.setattr(helper.Image, "open", lambda path: opened.append(path) or read(path))
+    digest = data_check.check_samples(parts, KITTI, memory)
+    assert len(opened) == 2 * 15 + 3
+    assert data_check.check_samples(parts, KITTI, memory) == digest and len(opened) == 33
+    change(labelled[0].picture, lambda picture: 255 - picture)
+    assert data_check.check_samples(parts, KITTI, memory) != digest and len(opened) > 33
+
+
+def test_pictures_of_every_kind_are_read(tmp_path, random):
+    """Grey, 16 bits, transparency, palette, CMYK, rotated: what a person would see."""
+    array = np.repeat(np.repeat(random.integers(0, 256, (4, 6, 3), dtype=np.uint8), 8, 0), 8, 1)
+    picture, grey = Image.fromarray(array), np.array(array[..., 0])
+    wide = Image.fromarray(grey.astype(np.uint16) * 257)
+    see_through = picture.convert("RGBA")
+    see_through.putalpha(7)
+    cases = {
+        "grey.png": (Image.fromarray(grey), np.dstack([grey] * 3)),
+        "sixteen.png": (wide, np.dstack([grey] * 3)), "sixteen.tif": (wide, np.dstack([grey] * 3)),
+        "transparent.png": (see_through, array),
+        "palette.png": (picture.quantize(24), array),
+        "cmyk.jpg": (picture.convert("CMYK"), array),
+        "ein Bild für später.webp": (picture, array),
+    }  # fmt: skip
+    for name, (image, expected) in cases.items():
+        image.save(tmp_path / name, quality=100, lossless=True)
+        found = helper.read_image(tmp_path / name)
+        assert found.dtype == np.uint8 and found.shape == expected.shape
+        assert np.abs(found.astype(int) - expected).mean() < 3, name
+    picture.save(tmp_path / "rotated.png", exif=rotated())
+    found = helper.read_image(tmp_path / "rotated.png")
+    np.testing.assert_array_equal(found, np.rot90(array, -1))
+
+
+def test_data_behind_links_in_a_read_only_folder_with_an_odd_name(drawn, tmp_path):
+    odd = tmp_path / "Straßen von früher 100%"
+    for path in (drawn / "data_road").rglob("*.png"):
+        link = odd / path.relative_to(drawn)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    for folder in (odd, *odd.rglob("*/")):
+        folder.chmod(0o555)
+    arguments = ("--runs-dir", tmp_path / "meine Läufe", "--run", "erster Lauf", "--epochs", 1)
+    assert run_main("--dataset", "kitti", "--data-dir", odd, "--limit", 3, "--vgg", "none",
+                    "--image-shape", 32, 64, *arguments) == 0  # fmt: skip
+    assert (tmp_path / "meine Läufe" / "erster Lauf" / "metrics.json").is_file()
+    for folder in (odd, *odd.rglob("*/")):
+        folder.chmod(0o755)
 
 
 def test_a_data_set_asked_for_is_that_or_an_error(tmp_path, monkeypatch, capsys):

@@ -1,0 +1,147 @@
+"""Where a training stands, saved so that its parts can't disagree, whatever happens meanwhile.
+
+A checkpoint is a state file (weights and optimizer, plain arrays), the best epoch's weights, and an
+entry in manifest.json, which holds the SHA-256 of both and is written last: it alone says what
+counts.
+No Keras here.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import functools
+import io
+import os
+import shutil
+
+import numpy as np
+
+from datasets import UserError
+from download import file_digest
+from run_folder import read_json, write_atomically, write_json
+
+FORMAT = 2  # of manifest.json
+STATES_KEPT = 2
+BEST = "best.weights.h5"
+LOG_FIELDS = (
+    "epoch", "seconds", "loss", "val_loss", "val_iou", "val_max_f", "learning_rate", "returns",
+)  # fmt: skip
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a training stands, apart from its weights. JSON can hold it."""
+
+    history: list[dict] = dataclasses.field(default_factory=list)  # the rows of log.csv
+    step: int = 0  # steps taken in the epoch that is going on
+    pictures: int = 0  # seen in these
+    loss_sum: float = 0.0  # over these pictures
+    seconds: float = 0.0  # spent on these
+    best: dict | None = None  # the row of the best epoch
+    best_file: dict[str, str] = dataclasses.field(default_factory=dict)  # name -> SHA-256
+    returns: int = 0  # to an earlier state, because the loss was no number
+    parts: int = 1  # that a batch is cut into to fit into memory
+    saves: int = 0
+
+
+def manifest_path(folder):
+    """Return where a run's manifest lies; it is there once the run has a state to go on from."""
+    return folder / "checkpoint" / "manifest.json"
+
+
+def save(folder, arrays, progress):
+    """Save a state, then forget those older than the one before it.
+
+    folder: of the run; arrays: {name: array}; progress: Progress, whose `saves` is counted up.
+    """
+    progress.saves += 1
+    path = manifest_path(folder).with_name(f"state_{progress.saves:06d}.npz")
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, lambda temporary: np.savez(temporary, **arrays))
+    state = {
+        "files": {path.name: file_digest(path, "sha256"), **progress.best_file},
+        "progress": dataclasses.asdict(progress),
+    }
+    states = _read_states(folder)
+    _write_states(folder, [state, *states][:STATES_KEPT])
+    publish(folder, progress)
+
+
+def save_best(folder, write, epoch, progress):
+    """Let write(path) make the weights of the best epoch so far, and note them in progress."""
+    path = manifest_path(folder).with_name(f"best_{epoch:04d}.weights.h5")
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, write)
+    progress.best_file = {path.name: file_digest(path, "sha256")}
+
+
+def load(folder, say):
+    """Read the newest whole state.
+
+    say: function (line) for a person, called where a damaged state is passed over.
+    Returns (arrays, Progress), (None, Progress()) for a run without a state. Raises UserError where
+    no state is whole.
+    """
+    states = _read_states(folder)
+    for number, state in enumerate(states):
+        progress = Progress(**state["progress"])
+        damaged = [name for name, digest in state["files"].items()
+                   if not _is_whole(manifest_path(folder).with_name(name), digest)]  # fmt: skip
+        if not damaged:
+            if number:
+                _write_states(folder, states[number:])
+            publish(folder, progress)
+            name = next(iter(state["files"]))
+            with np.load(manifest_path(folder).with_name(name), allow_pickle=False) as file:
+                return dict(file), progress
+        path = manifest_path(folder).with_name(damaged[0])
+        say(f"{path}: missing or damaged; looking for the state saved before it")
+    if states:
+        raise UserError(f"{path}: missing or damaged, like every other state; use another --run")
+    return None, Progress()
+
+
+def _is_whole(path, digest):
+    return path.is_file() and file_digest(path, "sha256") == digest
+
+
+def _read_states(folder):
+    path = manifest_path(folder)
+    if not path.is_file():
+        return []
+    manifest = read_json(path)
+    if manifest.get("format") != FORMAT:
+        raise UserError(f"{path}: written by another version of this program; use another --run")
+    return manifest["states"]
+
+
+def _write_states(folder, states):
+    """Write the manifest; remove what it does not name."""
+    path = manifest_path(folder)
+    write_json(path, {"format": FORMAT, "states": states})
+    named = {path.name, "lock"}.union(*(state["files"] for state in states))
+    for other in path.parent.iterdir():
+        if other.name not in named:
+            other.unlink()
+
+
+def publish(folder, progress):
+    """Write log.csv and best.weights.h5 as progress says, whatever was there before."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, LOG_FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(progress.history)
+    write_atomically(folder / "log.csv", lambda temporary: temporary.write_text(text.getvalue()))
+    for name in progress.best_file:
+        best = manifest_path(folder).with_name(name)
+        write_atomically(folder / BEST, functools.partial(_link, best))
+
+
+def _link(source, target):
+    """Give a file a second name, or copy it where the disk knows no links."""
+    with contextlib.suppress(FileNotFoundError):
+        target.unlink()
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

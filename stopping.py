@@ -1,0 +1,72 @@
+"""Ctrl-C and SIGTERM as a wish that training grants after its step."""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest(BaseException):
+    """The person or the machine wanted the program to stop; everything is saved."""
+
+    def __init__(self, number):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_status = 128 + number
+
+
+class Stopping:
+    """Listens for signals while it is open.
+
+    Inside `granted()` the first signal only becomes a wish, which `check()` grants. A second one,
+    or one outside, ends the process at once. A thread listens, because Python's own signal
+    handlers have to wait for the end of a training step.
+    """
+
+    def __init__(self):
+        self.wish = None  # number of the signal
+        self.grants = False
+
+    def __enter__(self):
+        self.listener, self.teller = socket.socketpair()
+        self.teller.setblocking(False)
+        self.earlier_fd = signal.set_wakeup_fd(self.teller.fileno())
+        self.earlier = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+        threading.Thread(target=self._listen, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.earlier.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self.earlier_fd)
+        self.teller.close()
+
+    def _listen(self):
+        while number := self.listener.recv(1):
+            if number[0] not in SIGNALS:
+                continue
+            if not self.grants or self.wish:
+                print("\nstopped at once; nothing that was saved is lost", file=sys.stderr)
+                sys.stderr.flush()
+                os._exit(128 + number[0])
+            self.wish = number[0]
+            print("\nstopping after this step, once it is saved …", file=sys.stderr, flush=True)
+        self.listener.close()
+
+    @contextlib.contextmanager
+    def granted(self):
+        """Turn a signal into a wish in the body, which is to call `check` at good moments."""
+        self.grants = True
+        try:
+            yield
+            self.check()
+        finally:
+            self.grants = False
+
+    def check(self):
+        """Raise StopRequest where there is a wish to stop."""
+        if self.wish:
+            raise StopRequest(self.wish)

@@ -1,0 +1,224 @@
+"""Takes the steps of a training, and survives what may happen meanwhile.
+
+Kills, signals, full disks, a loss that is no number, too little memory: what a checkpoint holds is
+never lost, and a run that was interrupted ends where an undisturbed one does.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import time
+
+import numpy as np
+
+import checkpoint
+import helper
+import run_folder
+from engine import keras
+
+SAVE_SECONDS = 180  # between two checkpoints within an epoch
+MAXIMUM_RETURNS = 3  # to an earlier state, because the loss was no number
+OUT_OF_MEMORY = ("MemoryError", "ResourceExhausted", "RESOURCE_EXHAUSTED")  # in any backend's words
+TRAINING_COST = 3  # of a training picture, in forward passes: the backward pass is worth two
+
+
+class TrainingError(Exception):
+    """Training can't go on; the message says what to do."""
+
+
+class LossError(TrainingError):
+    """The loss, or a weight, is no number any more."""
+
+
+class MemoryShortError(TrainingError):
+    """A batch does not fit into memory."""
+
+
+class Training:
+    """A network, its trainer and how far they are: what a checkpoint holds."""
+
+    def __init__(self, network, make_trainer, folder, seed=0):
+        """Go on from the run's newest state, or begin with the network as it is.
+
+        network: of `main.layers`; make_trainer: function (slowdown, parts) -> what `main.optimize`
+        gives; folder: of the run.
+        """
+        self.network, self.make_trainer = network, make_trainer
+        self.folder, self.seed = folder, seed
+        if not self.restore():
+            self.save()
+
+    def restore(self, **changes):
+        """Bring everything to the newest whole state, with changes to its Progress.
+
+        Returns whether there was a state.
+        """
+        arrays, progress = checkpoint.load(self.folder, helper.say)
+        self.progress = progress = dataclasses.replace(progress, **changes)
+        self.trainer = self.make_trainer(0.5**progress.returns, progress.parts)
+        self.trainer.optimizer.build(self.trainer.trainable_variables)
+        for name, variable in self.variables().items() if arrays else ():
+            cut = progress.parts if variable.name == "iteration" else 1
+            variable.assign(cut * arrays[name])
+        self.saved_at = time.monotonic()
+        if changes:
+            self.save()
+            run_folder.note_settings(self.folder, changes)
+        return bool(arrays)
+
+    def variables(self):
+        """Return {name: variable} of weights and optimizer: what has to outlive a step."""
+        weights = {variable.path: variable for variable in self.trainer.trainable_variables}
+        kept = [v for v in self.trainer.optimizer.variables if "accumulator" not in v.name]
+        return weights | {f"optimizer/{index}/{v.name}": v for index, v in enumerate(kept)}
+
+    def save(self):
+        """Save a state. Raises LossError, and saves nothing, where a weight is no number."""
+        arrays = {}
+        for name, variable in self.variables().items():
+            array = keras.ops.convert_to_numpy(variable)
+            if not np.isfinite(array).all():
+                raise LossError("the weights are no numbers any more")
+            arrays[name] = array // self.progress.parts if variable.name == "iteration" else array
+        checkpoint.save(self.folder, arrays, self.progress)
+        self.saved_at = time.monotonic()
+
+    def step(self, pictures, labels):
+        """Take a step and count it. Returns its loss."""
+        progress, started = self.progress, time.monotonic()
+        reseed_dropout(self.network, self.seed, len(progress.history), progress.step)
+        loss = take_step(self.trainer, (pictures, labels), progress.parts)
+        progress.step += 1
+        progress.pictures += len(pictures)
+        progress.loss_sum += loss * len(pictures)
+        progress.seconds += time.monotonic() - started
+        return loss
+
+    @contextlib.contextmanager
+    def averaged_weights(self):
+        """Put the averaged weights in the place of the last ones for the time being."""
+        last = self.trainer.get_weights()
+        self.trainer.optimizer.finalize_variable_values(self.trainer.trainable_variables)
+        try:
+            yield
+        finally:
+            self.trainer.set_weights(last)
+
+    def finish_epoch(self, validate):
+        """Validate the averaged weights; keep them where they are the best. Returns a log row."""
+        progress, started = self.progress, time.monotonic()
+        with self.averaged_weights():
+            tally = validate()
+            row = log_row(progress, tally, self.trainer.optimizer)
+            row["seconds"] = round(progress.seconds + time.monotonic() - started, 1)
+            if progress.best is None or selection_score(row) > selection_score(progress.best):
+                save_weights = self.network.save_weights
+                checkpoint.save_best(self.folder, save_weights, row["epoch"], progress)
+                progress.best = row
+        progress.history.append(row)
+        progress.step, progress.pictures, progress.loss_sum, progress.seconds = 0, 0, 0.0, 0.0
+        return row
+
+    def go_back(self, reason):
+        """Return to the newest state with half the rate; too often raises TrainingError."""
+        returns = self.progress.returns + 1
+        if returns > MAXIMUM_RETURNS:
+            raise TrainingError(
+                f"{reason}; {MAXIMUM_RETURNS} returns with half the rate each did not help; the "
+                "last checkpoint is kept: try a lower --learning-rate, or --precision float32, in "
+                "a new --run"
+            )
+        self.restore(returns=returns)
+        helper.say(f"{reason}; back to {self.place()}, with half the rate (return {returns})")
+
+    def cut_batches(self, reason, batch_size):
+        """Return to the newest state and cut batches into twice as many parts from there on."""
+        parts = 2 * self.progress.parts
+        if parts > batch_size:
+            raise TrainingError(f"{reason}: try a smaller --image-shape")
+        self.restore(parts=parts)
+        helper.say(f"{reason}; back to {self.place()}, each batch cut into {parts} parts")
+
+    def place(self):
+        """Say where the training stands."""
+        return f"epoch {len(self.progress.history) + 1}, step {self.progress.step}"
+
+
+def train_epoch(training, get_batches_fn, batch_size, stopping, bar=None):
+    """Take the steps that are left of an epoch, saving every few minutes."""
+    progress = training.progress
+    epoch = len(progress.history)
+    for pictures, labels in get_batches_fn(batch_size, epoch, progress.step):
+        loss = training.step(pictures, labels)
+        if not math.isfinite(loss):
+            # A finite loss can have gradients that are no numbers, which only the next step shows.
+            suspects = range(max(0, progress.step - 2), progress.step)
+            names = [" ".join(get_batches_fn.names(batch_size, epoch, n)) for n in suspects]
+            pictures = " or, in the step before, ".join(reversed(names))
+            raise LossError(f"the loss is {loss} at {training.place()}, on {pictures}")
+        if bar is not None:
+            bar.update(TRAINING_COST * len(pictures))
+            bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+        stopping.check()
+        if time.monotonic() - training.saved_at > SAVE_SECONDS:
+            training.save()
+
+
+def take_step(trainer, batch, parts=1):
+    """Train on one batch, cut into equal parts whose gradients the optimizer adds up.
+
+    batch: (inputs, labels). Where it can't be cut evenly, its first pictures are taken twice.
+    Returns the loss. Raises MemoryShortError.
+    """
+    size = len(batch[1])
+    places = np.arange(-(-size // parts) * parts) % size
+    losses = []
+    try:
+        for part in np.split(places, parts):
+            trainer.reset_metrics()  # or the loss would be the mean since the start
+            pick = functools.partial(np.take, indices=part, axis=0)
+            losses.append(float(trainer.train_on_batch(*keras.tree.map_structure(pick, batch))))
+    except Exception as error:  # each backend has its own class for this
+        if any(sign in repr(error) for sign in OUT_OF_MEMORY):
+            shape = "x".join(map(str, batch[1].shape))
+            raise MemoryShortError(f"no memory for a batch of {shape} pixels") from error
+        raise
+    return sum(losses) / parts
+
+
+def reseed_dropout(network, *numbers):
+    """Make dropout depend on these numbers alone, so that a resumed run drops the same."""
+    dropouts = [layer for layer in network.layers if isinstance(layer, keras.layers.Dropout)]
+    for index, layer in enumerate(dropouts):
+        sequence = np.random.SeedSequence([*numbers, index])
+        layer.seed_generator.state.assign(sequence.generate_state(2) >> 1)
+
+
+def tell(row, epochs, is_best):
+    """Tell the person at the terminal how an epoch went."""
+    helper.say(
+        f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}, validation loss "
+        f"{row['val_loss']:.4f}, IoU {row['val_iou']:.2f}, F1 {row['val_max_f'] or math.nan:.2f}, "
+        f"{row['seconds']:.0f} s{', the best so far' if is_best else ''}"
+    )
+
+
+def log_row(progress, tally, optimizer):
+    """Make the row of log.csv for the epoch whose steps are taken, but for its seconds."""
+    scores = tally.scores()
+    perspective = scores.get("perspective")
+    return {
+        "epoch": len(progress.history) + 1,
+        "loss": progress.loss_sum / max(progress.pictures, 1),
+        "val_loss": tally.loss,
+        "val_iou": scores["mean_iou"],
+        "val_max_f": perspective["all"]["MaxF"] if perspective else None,
+        "learning_rate": float(keras.ops.convert_to_numpy(optimizer.learning_rate)),
+        "returns": progress.returns,
+    }
+
+
+def selection_score(row):
+    """The number that the best epoch has the most of."""
+    return row["val_iou"] if row["val_max_f"] is None else row["val_max_f"]
