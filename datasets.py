@@ -28,6 +28,7 @@ class Sample:
     picture: Path
     label: Path | None
     category: str
+    calibration: Path | None = None  # where KITTI's calibration file of the picture belongs
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def find_kitti(root):
     """Find the pictures of a folder in KITTI Road's layout.
 
     root: holds training/image_2, training/gt_image_2 and testing/image_2, with pictures named
-    um_000000.png and labels named um_road_000000.png (um, umm or uu). Returns the labelled and the
+    um_000000.png and labels named um_road_000000.png (um, umm or uu); and calib/um_000000.txt
+    beside them where the scores seen from above are wanted. Returns the labelled and the
     testing samples, each sorted by name. Raises UserError for an empty or missing folder, a
     picture with another name, and pictures without label.
     """
@@ -86,7 +88,8 @@ def _kitti_samples(folder, labels=None):
     for path in paths:
         category, number = path.stem.split("_")
         label = labels / f"{category}_road_{number}.png" if labels else None
-        samples.append(Sample(path.stem, path, label, category))
+        calibration = folder.parent / "calib" / f"{path.stem}.txt"
+        samples.append(Sample(path.stem, path, label, category, calibration))
     return samples
 
 

@@ -19,6 +19,7 @@ import scipy.ndimage
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+import birds_eye
 import download
 import scenes
 from datasets import DATASETS, VOID, UserError, decode_label
@@ -189,6 +190,22 @@ def read_label(sample, data_set, shape=None):
     read = read_numbers if single_channel else read_image
     label = decode_label(read(sample.label), data_set.label_values, sample.label)
     return label if shape is None else resize(label, shape, Image.Resampling.NEAREST)
+
+
+def read_calibrations(samples):
+    """Read the calibration files of samples that have a place for one.
+
+    Returns ({sample's name: birds_eye's matrices}, what is wrong with the others: a line each).
+    """
+    calibrations, faults = {}, []
+    for sample in samples:
+        if sample.calibration:
+            try:
+                calibrations[sample.name] = birds_eye.read_calibration(sample.calibration)
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                faults.append(f"{sample.calibration}: {reason}")
+    return calibrations, faults
 
 
 def resize(array, shape, resampling=Image.Resampling.BILINEAR):

@@ -20,16 +20,24 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-import scipy.special
 
 import checkpoint
 import helper
 import metrics
 import run_folder
 import vgg_weights
+from command_line import at_least, exit_status, positive_rate
 from data_check import check_samples
 from datasets import DATASETS, VOID, UserError, spread
 from engine import PRECISIONS, keras, warn_about_idle_gpu
+from scoring import (
+    PREDICTION_BATCH,
+    calibrate,
+    predictor,
+    score_pictures,
+    score_run,
+    score_simple_rules,
+)
 from stopping import Stopping, StopRequest
 from training import (
     TRAINING_COST,
@@ -64,7 +72,6 @@ HEAD_PIXELS = 100_000_000
 HEAD_FIRST_VIEW = 1 << 20
 HEAD_EPOCHS = 3  # over these
 HEAD_RATE = 3.0  # times the learning rate
-PREDICTION_BATCH = 4
 
 
 # --- settings -------------------------------------------------------------------------------------
@@ -91,29 +98,6 @@ def parse_settings(arguments=None):
     add("--seed", default=0, type=at_least(0), metavar="N", help="of every random number")
     add("--limit", type=at_least(1), metavar="N", help="use at most N pictures of each part")
     return parser.parse_args(arguments)
-
-
-def at_least(minimum):
-    """Make the argument type of whole numbers from a minimum on."""
-
-    def whole_number(text):
-        if not text.isdecimal() or int(text) < minimum:
-            raise argparse.ArgumentTypeError(
-                f"{text!r}: expected a whole number, at least {minimum}"
-            )
-        return int(text)
-
-    return whole_number
-
-
-def positive_rate(text):
-    """Read a finite number above zero."""
-    try:
-        if 0.0 < (rate := float(text)) < math.inf:
-            return rate
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"{text!r}: expected a number above zero")
 
 
 def complete_settings(settings):
@@ -405,50 +389,28 @@ def train_nn(training, get_batches_fn, epochs, batch_size, validate, stopping=No
     return training.progress.history
 
 
-# --- validation -----------------------------------------------------------------------------------
+# --- a run that is there -------------------------------------------------------------------------
 
 
-def predictor(network):
-    """Make the function uint8 [N, H, W, 3] -> class probabilities float32 [N, H, W, classes]."""
-    return lambda pictures: scipy.special.softmax(network.predict_on_batch(pictures), axis=-1)
+def load_run(folder):
+    """Bring a trained run back.
 
-
-def score_pictures(predict, samples, data_set, image_shape, after_each=lambda: None):
-    """Compare predictions with labels in the pictures' own size. Returns a metrics.Tally.
-
-    after_each: function () to call after each picture.
+    folder: of the run. Returns (predictor, row of DATASETS, settings). Raises UserError where it
+    has no weights, or damaged ones.
     """
-    tally = metrics.Tally(data_set.classes)
-    output = helper.gen_test_output(predict, samples, image_shape, PREDICTION_BATCH)
-    for sample, _, probabilities in output:
-        tally.add(helper.read_label(sample, data_set), probabilities, sample.category)
-        after_each()
-    return tally
-
-
-def score_simple_rules(training, validation, data_set):
-    """Score two rules that need no network, each with its best threshold.
-
-    Returns {rule: MaxF in percent} on the validation part; the colour rule's mean road colour is
-    that of the training part.
-    """
-    colours = [
-        helper.read_image(sample.picture)[helper.read_label(sample, data_set) == metrics.ROAD]
-        for sample in training
-    ]
-    road_colour = np.concatenate(colours).mean(axis=0)
-    rules = {
-        "all below the horizon": lambda picture: metrics.row_confidence(*picture.shape[:2]),
-        "near the road's mean colour": lambda picture: metrics.colour_confidence(
-            picture, road_colour
-        ),
-    }
-    counts = dict.fromkeys(rules, 0)
-    for sample in validation:
-        picture, label = helper.read_image(sample.picture), helper.read_label(sample, data_set)
-        for rule, confidence in rules.items():
-            counts[rule] = counts[rule] + metrics.confidence_counts(label, confidence(picture))
-    return {rule: metrics.kitti_scores(count)["MaxF"] for rule, count in counts.items()}
+    settings, weights = run_folder.read_json(folder / "settings.json"), folder / checkpoint.BEST
+    if not weights.is_file():
+        raise UserError(f"{weights}: not found; this run has not trained a whole epoch yet")
+    data_set = DATASETS[settings["dataset"]]
+    keras.config.set_dtype_policy(settings["precision"])
+    network = layers(load_vgg(vgg_weights.read(str(weights), folder)), len(data_set.classes))
+    try:
+        network.load_weights(weights)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{weights}: damaged, or of another network ({error})") from error
+    fit = folder / "calibration.json"
+    fit = run_folder.read_json(fit) if fit.is_file() else {"slope": 1.0, "offset": 0.0}
+    return predictor(network, (fit["slope"], fit["offset"])), data_set, settings
 
 
 # --- run ------------------------------------------------------------------------------------------
@@ -482,8 +444,6 @@ def run(settings, stopping):
         keras.utils.set_random_seed(seed % 2**32)
         keras.config.set_dtype_policy(settings["precision"])
         network = layers(load_vgg(weights), len(data_set.classes))
-        predict = predictor(network)
-        score = functools.partial(score_pictures, predict, validation, data_set, shape)
         get_batches_fn = helper.gen_batch_function(training, data_set, shape, seed)
         batches = math.ceil(len(training) / batch_size)
         if weights and not checkpoint.manifest_path(folder).is_file():
@@ -494,15 +454,18 @@ def run(settings, stopping):
         state = Training(network, make_trainer, folder, seed)
         total = epochs * (TRAINING_COST * len(training) + len(validation))
         with helper.progress(total=total, desc="training", unit="pass", smoothing=0.1) as bar:
-            validate = functools.partial(score, lambda: stopping.check() or bar.update())
+            validate = functools.partial(
+                score_pictures, predictor(network), validation, data_set, shape,
+                after_each=lambda: stopping.check() or bar.update(),
+            )  # fmt: skip
             train_nn(state, get_batches_fn, epochs, batch_size, validate, stopping, bar)
 
         network.load_weights(folder / checkpoint.BEST)
+        predict = calibrate(network, validation, data_set, shape, folder)
         helper.save_inference_samples(
             folder / "pictures", predict, testing, data_set, shape, PREDICTION_BATCH
         )
-        result = {name: settings[name] for name in ("dataset", "labels")} | {"split": "validation"}
-        result |= score().scores()
+        result = score_run(predict, validation, data_set, settings, "validation")
         if "perspective" in result:
             result["simple_rules"] = score_simple_rules(training, validation, data_set)
         run_folder.write_json(folder / "metrics.json", result)
@@ -512,24 +475,13 @@ def run(settings, stopping):
 
 def main(arguments=None):
     """Run from the command line. Returns the exit status."""
-    try:
+
+    def work(stopping):
         settings = parse_settings(arguments)
         warn_about_idle_gpu()
-        with Stopping() as stopping:
-            run(settings, stopping)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except TrainingError as error:
-        print(f"training failed: {error}", file=sys.stderr)
-        return 1
-    except StopRequest as stopped:
-        print(f"{stopped}; the same command with --run NAME goes on", file=sys.stderr)
-        return stopped.exit_status
-    except OSError as error:
-        print(f"{error.filename or 'disk'}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    return 0
+        run(settings, stopping)
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

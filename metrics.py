@@ -1,4 +1,4 @@
-"""Numbers from labels and probabilities: confusion, intersection over union, KITTI's MaxF and AP.
+"""Numbers from labels and probabilities: intersection over union, KITTI's MaxF and AP, calibration.
 
 Everything is counted in int64 and summed over pictures first; scores are derived from the sums.
 NumPy only.
@@ -6,9 +6,14 @@ NumPy only.
 
 import numpy as np
 
+import birds_eye
+
 VOID = 255  # the label of pixels that count nowhere
 ROAD = 1  # the class index of road in two-class road sets
 CONFIDENCES = 256  # KITTI scores 8-bit confidences
+LARGEST_LOG_ODDS = 16.0
+LOG_ODDS_BINS = 1024  # between minus and plus that
+RELIABILITY_BINS = 15
 
 
 def confusion_matrix(label, prediction, classes):
@@ -92,21 +97,69 @@ def kitti_scores(counts):
     return percentages | {"threshold": best / (CONFIDENCES - 1)}
 
 
+def log_odds_counts(label, probability):
+    """Count valid pixels by class (0 other, 1 road) and log-odds of road.
+
+    label: uint8 [H, W]; probability: float [H, W], 0..1. Returns int64 [2, LOG_ODDS_BINS].
+    """
+    probability = np.clip(np.asarray(probability, np.float64), 1e-8, 1 - 1e-8)
+    log_odds = np.log(probability / (1 - probability))
+    places = (log_odds / LARGEST_LOG_ODDS + 1) * LOG_ODDS_BINS / 2
+    places = np.clip(places.astype(np.int64), 0, LOG_ODDS_BINS - 1)
+    valid = label != VOID
+    pairs = label[valid].astype(np.int64) * LOG_ODDS_BINS + places[valid]
+    return np.bincount(pairs, minlength=2 * LOG_ODDS_BINS).reshape(2, LOG_ODDS_BINS)
+
+
+def bin_log_odds():
+    """Return the log-odds at the middle of each bin of `log_odds_counts`: float64."""
+    return ((np.arange(LOG_ODDS_BINS) + 0.5) / LOG_ODDS_BINS * 2 - 1) * LARGEST_LOG_ODDS
+
+
+def calibration_scores(counts):
+    """Say how true the probabilities are.
+
+    counts: int64 of `log_odds_counts`, summed. Returns percentages 0..100 of F1 and IoU at
+    probability 0.5 and at the best threshold, that threshold (0..1), and the expected calibration
+    error: by how much a probability differs from the share of road among the pixels that have it,
+    on average, in percent (M. P. Naeini et al.: Obtaining Well Calibrated Probabilities Using
+    Bayesian Binning, AAAI 2015; 15 bins of equal width).
+    """
+    chance = 1 / (1 + np.exp(-bin_log_odds()))
+    alarms, hits = counts[:, ::-1].cumsum(axis=1)[:, ::-1]
+    road, total = max(int(counts[1].sum()), 1), max(int(counts.sum()), 1)
+    f_measure, iou = 2 * hits / (hits + alarms + road), hits / (road + alarms)
+    half, best = LOG_ODDS_BINS // 2, int(np.argmax(f_measure))
+    bins = np.minimum((chance * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
+    surplus = np.bincount(bins, counts.sum(axis=0) * chance - counts[1], RELIABILITY_BINS)
+    return {
+        "f1_at_half": 100.0 * float(f_measure[half]),
+        "iou_at_half": 100.0 * float(iou[half]),
+        "f1_at_best": 100.0 * float(f_measure[best]),
+        "iou_at_best": 100.0 * float(iou[best]),
+        "best_threshold": float(chance[best]),
+        "expected_calibration_error": 100.0 * float(np.abs(surplus).sum() / total),
+    }
+
+
 class Tally:
     """Sums what pictures contribute to the scores; its size does not depend on their number."""
 
     def __init__(self, class_names):
         self.class_names = tuple(class_names)
         self.confusion = np.zeros((len(self.class_names),) * 2, np.int64)
-        self.confidences = {}  # category -> int64 [2, 256]
         self.pictures = {}  # category -> pictures counted
+        # View -> category -> (int64 [2, 256], pictures)
+        self.views = {"perspective": {}, "birds_eye": {}}
+        self.log_odds = np.zeros((2, LOG_ODDS_BINS), np.int64)
         self.loss_sum = 0.0
 
-    def add(self, label, probabilities, category):
+    def add(self, label, probabilities, category, calibration=None):
         """Count one picture.
 
         label: uint8 [H, W] class indices or VOID; probabilities: float32 [H, W, C] that sum to 1;
-        category: a word such as "um", scored by itself too.
+        category: a word such as "um", scored by itself too; calibration: of
+        `birds_eye.read_calibration`, for the scores as seen from above.
         """
         valid = label != VOID
         self.confusion += confusion_matrix(
@@ -117,8 +170,17 @@ class Tally:
         self.loss_sum += float(-np.log(np.maximum(chosen[valid], 1e-7)).sum())
         self.pictures[category] = self.pictures.get(category, 0) + 1
         if len(self.class_names) == 2:
-            counts = confidence_counts(label, to_confidence(probabilities[..., ROAD]))
-            self.confidences[category] = self.confidences.get(category, 0) + counts
+            self.log_odds += log_odds_counts(label, probabilities[..., ROAD])
+            confidence = to_confidence(probabilities[..., ROAD])
+            self._count("perspective", category, label, confidence)
+            if calibration is not None:
+                places = birds_eye.find_places(calibration, *label.shape)
+                label = birds_eye.look_down(label, places, VOID)
+                self._count("birds_eye", category, label, birds_eye.look_down(confidence, places))
+
+    def _count(self, view, category, label, confidence):
+        counts, pictures = self.views[view].get(category, (0, 0))
+        self.views[view][category] = (counts + confidence_counts(label, confidence), pictures + 1)
 
     @property
     def loss(self):
@@ -127,16 +189,17 @@ class Tally:
 
     def scores(self):
         """Return the scores in the layout of metrics.json, without "dataset" and "split"."""
-        total = sum(self.pictures.values())
-        scores = {"pictures": total, **class_scores(self.confusion, self.class_names)}
-        if self.confidences:
-            groups = {"all": (sum(self.confidences.values()), total)}
-            for category, counts in sorted(self.confidences.items()):
-                groups[category] = (counts, self.pictures[category])
-            scores["perspective"] = {
-                name: kitti_scores(counts) | {"pictures": pictures}
-                for name, (counts, pictures) in groups.items()
-            }
+        scores = {"pictures": sum(self.pictures.values())}
+        scores |= class_scores(self.confusion, self.class_names)
+        for view, categories in self.views.items():
+            if categories:
+                total = tuple(sum(parts) for parts in zip(*categories.values(), strict=True))
+                scores[view] = {
+                    name: kitti_scores(counts) | {"pictures": number}
+                    for name, (counts, number) in [("all", total), *sorted(categories.items())]
+                }
+        if self.views["perspective"]:
+            scores["calibration"] = calibration_scores(self.log_odds)
         return scores
 
 
@@ -164,12 +227,21 @@ def score_table(result):
         f"Scores on the {result['pictures']} pictures of the {result['split']} part, in percent",
         f"({result['labels']})",
     ]
-    if "perspective" in result:
-        columns = ("MaxF", "AP", "PRE", "REC", "IoU")
-        lines.append(f"{'':32}" + "".join(f"{column:>8}" for column in columns))
-        for name, scores in result["perspective"].items():
+    columns = ("MaxF", "AP", "PRE", "REC", "IoU")
+    for view, title in (("perspective", "in the picture"), ("birds_eye", "seen from above")):
+        if view in result:
+            lines.append(f"{title:32}" + "".join(f"{column:>8}" for column in columns))
+        for name, scores in result.get(view, {}).items():
+            name = f"{name} ({scores['pictures']})"
             lines.append(f"{name:32}" + "".join(f"{scores[column]:8.2f}" for column in columns))
     for rule, max_f in result.get("simple_rules", {}).items():
         lines.append(f"{'rule: ' + rule:32}{max_f:8.2f}")
+    if "calibration" in result:
+        scores = result["calibration"]
+        lines.append(
+            f"F1 {scores['f1_at_half']:.2f} at probability 0.5, {scores['f1_at_best']:.2f} at "
+            f"{scores['best_threshold']:.2f}; calibration error "
+            f"{scores['expected_calibration_error']:.2f}"
+        )
     lines.append(f"accuracy {result['accuracy']:.2f}, mean IoU {result['mean_iou']:.2f}")
     return "\n".join(lines)

@@ -14,6 +14,7 @@ import hashlib
 import http.server
 import importlib.util
 import io
+import itertools
 import json
 import os
 import re
@@ -37,15 +38,18 @@ import pytest
 import scipy.special
 from PIL import Image
 
+import birds_eye
 import checkpoint
 import data_check
 import datasets
 import download
+import evaluate
 import helper
 import main
 import metrics
 import run_folder
 import scenes
+import scoring
 import stopping
 import training
 import vgg_weights
@@ -101,7 +105,7 @@ def error_line(capsys):
     lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
     (line,) = [
         line for line in lines
-        if line.strip() and not line.startswith(("checking: ", "unpacking "))
+        if line.strip() and not line.startswith(("checking: ", "unpacking ", "scoring: "))
     ]  # fmt: skip
     return line
 
@@ -255,7 +259,7 @@ def test_layers(num_classes, shape):
 
 def test_layers_start_near_even_chances(random):
     picture = random.integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
-    probabilities = main.predictor(main.layers(imagenet_vgg(), 2))(picture)
+    probabilities = scoring.predictor(main.layers(imagenet_vgg(), 2))(picture)
     assert np.abs(probabilities - 0.5).max() < 0.4
 
 
@@ -402,7 +406,7 @@ def train_one_batch(folder, network, batch, epochs, total_epochs, rate, stopping
 
     def validate():
         tally = metrics.Tally(KITTI.classes)
-        for label, chances in zip(labels, main.predictor(network)(pictures), strict=True):
+        for label, chances in zip(labels, scoring.predictor(network)(pictures), strict=True):
             tally.add(label, chances, "um")
             if stopping:
                 stopping.check()
@@ -973,6 +977,224 @@ def test_tally_sums_over_pictures_before_it_scores(random):
     assert tally.loss == pytest.approx(-np.log(chosen).mean(), rel=1e-4)
 
 
+def test_calibration_makes_probabilities_true(random):
+    """Odds that were stretched and shifted come back; the reliability figure is that of a loop."""
+    true_odds = random.normal(0, 2, (400, 500))
+    label = (random.uniform(size=true_odds.shape) < scipy.special.expit(true_odds)).astype(np.uint8)
+    label[:50] = VOID
+    stretched = scipy.special.expit((true_odds - 0.7) / 0.4)
+    counts = metrics.log_odds_counts(label, stretched)
+    assert counts.sum() == 350 * 500
+    assert scoring.fit_calibration(counts) == pytest.approx((0.4, 0.7), abs=0.02)
+    found = metrics.calibration_scores(counts)
+    probability, truth = stretched[50:].ravel(), label[50:].ravel()
+    error = 0
+    for lower in np.arange(15) / 15:
+        inside = (probability >= lower) & (probability < lower + 1 / 15)
+        error += abs(truth[inside].sum() - probability[inside].sum()) / truth.size
+    assert found["expected_calibration_error"] == pytest.approx(100 * error, abs=0.3)
+    called = probability >= 0.5
+    hits = (called & (truth == 1)).sum()
+    expected = 200 * hits / (called.sum() + truth.sum()), 100 * hits / (called | (truth == 1)).sum()
+    assert (found["f1_at_half"], found["iou_at_half"]) == pytest.approx(expected)
+    assert found["f1_at_best"] > found["f1_at_half"] + 1
+    calibrated = metrics.log_odds_counts(label, scipy.special.expit(true_odds))
+    assert metrics.calibration_scores(calibrated)["expected_calibration_error"] < 0.5
+
+
+@pytest.mark.parametrize("label", [0, 1, VOID])
+def test_probabilities_of_one_class_alone_stay_as_they_are(label, random):
+    counts = metrics.log_odds_counts(np.full((3, 4), label), random.uniform(size=(3, 4)))
+    assert scoring.fit_calibration(counts) == (1.0, 0.0)
+    assert all(np.isfinite(value) for value in metrics.calibration_scores(counts).values())
+
+
+def test_the_predictor_applies_the_calibration(random):
+    network = small_network()
+    set_small_scores(network, random)
+    picture = random.integers(0, 256, (1, 32, 64, 3), dtype=np.uint8)
+    plain, fitted = (scoring.predictor(network, fit)(picture) for fit in ((1, 0), (0.4, 0.7)))
+    odds = scipy.special.logit(plain[..., 1].astype(np.float64))
+    inner = np.abs(odds) < 8
+    expected = scipy.special.expit(0.4 * odds + 0.7)
+    np.testing.assert_allclose(fitted[..., 1][inner], expected[inner], atol=1e-3)
+
+
+# --- from above -----------------------------------------------------------------------------------
+
+
+def cell_by_hand(calibration, row, column, height, width):
+    """KITTI's rule for one cell, in 1-based pixels. Returns its pixel (row, column) or None."""
+    z, x = 46 - 0.025 - 0.05 * row, -10 + 0.025 + 0.05 * column
+    u, v, depth = ground_projection(calibration) @ [x, 0, z, 1]
+    u, v = u / depth, v / depth
+    if 1 <= u <= width and 1 <= v <= height:
+        return int(u) - 1, int(v) - 1
+    return None
+
+
+def calibration_cases():
+    """Texts of calibration files with the size of their pictures: drawn ones, and KITTI's own."""
+    for category in scenes.CATEGORIES:
+        scene = scenes.draw_scene(category, 1, shape=SMALL)
+        yield scenes.calibration_text(scene.calibration), SMALL
+    for path in sorted(REAL_SAMPLES.glob("*/calib/*.txt")):
+        if path.stem != "umm_000013":  # as it came from KITTI: a list of names and dates
+            yield path.read_text(), (375, 1242)
+
+
+def test_cells_fall_on_the_pixels_of_kittis_rule(tmp_path, random):
+    for text, (height, width) in calibration_cases():
+        (tmp_path / "calibration.txt").write_text(text)
+        calibration = birds_eye.read_calibration(tmp_path / "calibration.txt")
+        places = birds_eye.find_places(calibration, height, width)
+        assert places.shape == (800, 400)
+        for row, column in random.integers(0, (800, 400), (300, 2)).tolist():
+            expected = cell_by_hand(text, row, column, height, width)
+            found = places[row, column]
+            assert found == (-1 if expected is None else expected[1] * width + expected[0])
+        assert np.mean(places >= 0) > 0.3
+
+
+def test_metres_keep_their_length_from_above():
+    """A bar of 10 m ahead, 2 m across, drawn into a picture, is 200 cells long and 40 wide."""
+    scene = scenes.draw_scene("umm", 2, shape=(375, 1242))
+    x, z = np.meshgrid(np.arange(-1, 1, 0.002), np.arange(7.5, 17.5, 0.002))
+    points = np.stack([x.ravel(), np.zeros(x.size), z.ravel(), np.ones(x.size)])
+    u, v, depth = birds_eye.project_road(scene.calibration) @ points
+    picture = np.zeros((375, 1242), np.uint8)
+    picture[(v / depth).astype(int) - 1, (u / depth).astype(int) - 1] = 1
+    seen = birds_eye.look_down(picture, birds_eye.find_places(scene.calibration, 375, 1242)) == 1
+    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+    assert np.ptp(rows) + 1 == pytest.approx(200, abs=6)  # a pixel covers some cells there
+    assert np.ptp(columns) + 1 == pytest.approx(40, abs=3)
+    assert rows.mean() == pytest.approx((46 - 12.5) / 0.05, abs=3)
+    assert columns.mean() == pytest.approx(199.5, abs=1)
+
+
+def test_scores_from_above_are_those_of_what_is_seen_from_above(random):
+    """And a picture without calibration is left out of them alone."""
+    tally, labels, roads = metrics.Tally(KITTI.classes), [], []
+    for index in range(2):
+        scene = scenes.draw_scene("um", index, shape=SMALL)
+        label = datasets.decode_label(scene.label, KITTI.label_values, "drawn")
+        road = random.uniform(size=label.shape).astype(np.float32)
+        probabilities = np.stack([1 - road, road], axis=-1)
+        tally.add(label, probabilities, "um", scene.calibration)
+        tally.add(label, probabilities, "uu")
+        places = birds_eye.find_places(scene.calibration, *SMALL)
+        seen = places.ravel()[places.ravel() >= 0]
+        labels.append(label.ravel()[seen])
+        roads.append(np.rint(255 * road.ravel()[seen]).astype(np.uint8))
+    expected = brute_force_kitti_scores(np.concatenate(labels), np.concatenate(roads))
+    found = tally.scores()["birds_eye"]
+    assert set(found) == {"all", "um"} and found["all"] == found["um"]
+    assert found["all"] == pytest.approx({**expected, "pictures": 2}, abs=1e-9)
+    assert tally.scores()["perspective"]["all"]["pictures"] == 4
+
+
+@pytest.mark.parametrize(("damage", "reason"), [
+    (lambda text: "", "P2 has 0 numbers"),
+    (lambda text: text.replace("R0_rect", "R1_rect"), "R0_rect has 0 numbers"),
+    (lambda text: text.replace("P2: ", "P2: 1.0 "), "P2 has 13 numbers"),
+    (lambda text: text.replace("P2: ", "P2: x"), "could not convert"),
+    (lambda text: re.sub(r"(Tr_cam_to_road: ).*", r"\g<1>" + "0 " * 12, text), "no rotation"),
+    (lambda text: re.sub(r"(Tr_cam_to_road: ).*", r"\g<1>" + "nan " * 12, text), "12 numbers"),
+], ids=["empty", "missing", "long", "word", "zero", "nan"])  # fmt: skip
+def test_a_broken_calibration_is_named_and_left_out(damage, reason, spoilt):
+    labelled, _ = KITTI.find(spoilt / "data_road")
+    path = labelled[0].calibration
+    path.write_text(damage(path.read_text()))
+    labelled[1].calibration.unlink()
+    calibrations, faults = helper.read_calibrations(labelled)
+    assert set(calibrations) == {sample.name for sample in labelled[2:]}
+    assert str(path) in faults[0] and reason in faults[0]
+    assert str(labelled[1].calibration) in faults[1] and "No such file" in faults[1]
+
+
+# --- evaluation -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def trained(drawn, tmp_path_factory):
+    """The folder of a small run on the drawn data."""
+    runs = tmp_path_factory.mktemp("runs")
+    assert run_main(
+        "--dataset", "kitti", "--data-dir", drawn, "--runs-dir", runs, "--run", "first",
+        "--image-shape", 32, 96, "--epochs", 1, "--vgg", "none",
+    ) == 0  # fmt: skip
+    return runs / "first"
+
+
+def test_evaluating_a_run_gives_the_scores_of_its_training(trained, capsys, tmp_path):
+    """From above too; and those of the training part on the terminal alone."""
+    shutil.copytree(trained, tmp_path / "run")
+    before = json.loads((trained / "metrics.json").read_text())
+    assert set(before["birds_eye"]) == {"all", "um", "umm", "uu"}
+    assert before["birds_eye"]["all"]["pictures"] == before["pictures"] == 3
+    (tmp_path / "run" / "metrics.json").unlink()
+    assert evaluate.run([str(tmp_path / "run")]) == 0
+    after = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert before.pop("simple_rules") and before == after
+    capsys.readouterr()
+    assert evaluate.run([str(tmp_path / "run"), "--part", "training"]) == 0
+    assert "12 pictures of the training part" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == after
+
+
+def test_a_run_that_is_not_there_gives_one_line(trained, tmp_path, capsys):
+    assert evaluate.run([str(tmp_path / "nothing")]) == 2
+    assert "no run found" in error_line(capsys)
+    shutil.copytree(trained, tmp_path / "run")
+    weights = tmp_path / "run" / "best.weights.h5"
+    for content in (b"", weights.read_bytes()[:5000]):
+        weights.write_bytes(content)
+        assert evaluate.run([str(tmp_path / "run")]) == 2
+        assert "best.weights.h5" in error_line(capsys)
+
+
+def test_a_submission_is_what_kittis_server_takes(drawn, tmp_path, random):
+    """290 grey pictures of 800x400 in the root, each the warped 8-bit probability."""
+    _, testing = KITTI.find(drawn / "data_road")
+    samples = [
+        datasets.Sample(f"{category}_{number:06d}", original.picture, None, category,
+                        original.calibration)
+        for category, count in (("um", 96), ("umm", 94), ("uu", 100))
+        for number, original in zip(range(count), itertools.cycle(testing))
+    ]  # fmt: skip
+    road = random.uniform(size=SMALL).astype(np.float32)
+
+    def predict(pictures):
+        return np.stack([np.stack([1 - road, road], axis=-1)] * len(pictures))
+
+    path = tmp_path / "submission.zip"
+    evaluate.pack_submission(path, predict, samples, SMALL)
+    with zipfile.ZipFile(path) as archive:
+        names = set(archive.namelist())
+        image = Image.open(archive.open("umm_road_000093.png"))
+        assert image.mode == "L" and image.size == (400, 800)
+        pixels = np.asarray(image)
+    assert names == {
+        f"{category}_road_{number:06d}.png"
+        for category, count in (("um", 96), ("umm", 94), ("uu", 100)) for number in range(count)
+    }  # fmt: skip
+    sample = samples[96 + 93]
+    text = sample.calibration.read_text()
+    for row, column in random.integers(0, (800, 400), (200, 2)).tolist():
+        pixel = cell_by_hand(text, row, column, *SMALL)
+        expected = 0 if pixel is None else np.rint(255 * road[pixel[1], pixel[0]])
+        assert pixels[row, column] == expected
+    assert len(evaluate.read_submission(path)) == 290
+    with pytest.raises(datasets.UserError, match="289 testing pictures"):
+        evaluate.pack_submission(path, predict, samples[1:], SMALL)
+
+
+def test_no_submission_without_kittis_testing_pictures(trained, tmp_path, capsys):
+    path = tmp_path / "submission.zip"
+    assert evaluate.run([str(trained), "--submission", str(path)]) == 2
+    assert "3 testing pictures" in error_line(capsys) and not path.exists()
+
+
 # --- data -----------------------------------------------------------------------------------------
 
 
@@ -1167,7 +1389,7 @@ def test_calibration_fits_the_drawn_road(category, narrowest, widest):
 def test_simple_rules_fail_on_drawn_scenes(drawn):
     """Neither the horizon nor the road's colour is enough: the scenes have to be learnt."""
     samples, _ = KITTI.find(drawn / "data_road")
-    scores = main.score_simple_rules(samples, samples, KITTI)
+    scores = scoring.score_simple_rules(samples, samples, KITTI)
     assert len(scores) == 2 and max(scores.values()) < 85
 
 
@@ -1355,7 +1577,8 @@ def test_a_whole_run_writes_its_folder_and_goes_on(drawn, tmp_path, capsys):
     assert run_main(*arguments, "--epochs", 1) == 0
     folder = tmp_path / "first"
     assert {path.name for path in folder.iterdir()} == {
-        "settings.json", "log.csv", "best.weights.h5", "checkpoint", "metrics.json", "pictures",
+        "settings.json", "log.csv", "best.weights.h5", "checkpoint", "calibration.json",
+        "metrics.json", "pictures",
     }  # fmt: skip
     for picture in (drawn / "data_road" / "testing" / "image_2").iterdir():
         painted = imageio.imread(folder / "pictures" / picture.name)

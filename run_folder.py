@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import time
+from pathlib import Path
 
 from datasets import UserError
 
@@ -41,6 +42,16 @@ def open_run(runs_dir, name):
             folder = runs_dir / (stamp + ending)
             folder.mkdir(parents=True)
             return folder
+
+
+def find_run(name, runs_dir=Path("runs")):
+    """Return a run's folder from its path or name. Raises UserError where there is none."""
+    for folder in (Path(name), runs_dir / name):
+        if (folder / "settings.json").is_file():
+            return folder
+    names = sorted(path.parent.name for path in runs_dir.glob("*/settings.json"))
+    there = f"in {runs_dir}/ there are {', '.join(names)}" if names else f"{runs_dir}/ holds none"
+    raise UserError(f"{name}: no run found (it would have a settings.json); {there}")
 
 
 def is_finished(folder, settings):

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from birds_eye import project_road
 from datasets import UserError
 from scenery import (
     CAMERA,
@@ -145,16 +146,9 @@ def calibration_text(calibration):
                    for key, matrix in calibration.items())
 
 
-def road_projection(calibration):
-    """Matrix [3, 4] that takes homogeneous road-frame points (metres) to u, v times depth."""
-    rectify, to_road = np.eye(4), np.eye(4)
-    rectify[:3, :3], to_road[:3] = calibration["R0_rect"], calibration["Tr_cam_to_road"]
-    return calibration["P2"] @ rectify @ np.linalg.inv(to_road)
-
-
 def horizon_row(calibration):
     """Row (float, 0 at the picture's upper edge) where level ground straight ahead ends."""
-    ahead = road_projection(calibration)[:, 2]
+    ahead = project_road(calibration)[:, 2]
     return ahead[1] / ahead[2] - 1
 
 
@@ -375,7 +369,7 @@ def draw_scene(category, index, seed=0, shape=None):
     kind, light = ROADS[category], pick(generator, LIGHTS)
     street, sun = make_street(generator, kind), make_sun(generator)
     canvas = Canvas(np.zeros((*size, 3), np.float32), np.full(size, np.inf, np.float32),
-                    road_projection(calibration), make_noise(generator), light, sun)
+                    project_road(calibration), make_noise(generator), light, sun)
     things = make_traffic(generator, street, kind)
     for side in (-1, 1):
         things += make_frontage(generator, street, kind, side)

@@ -1,0 +1,52 @@
+"""What the commands share: types of arguments, and what is told at the end, also to scripts."""
+
+import argparse
+import math
+import sys
+
+from datasets import UserError
+from stopping import Stopping, StopRequest
+from training import TrainingError
+
+
+def at_least(minimum):
+    """Make the argument type of whole numbers from a minimum on."""
+
+    def whole_number(text):
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(
+                f"{text!r}: expected a whole number, at least {minimum}"
+            )
+        return int(text)
+
+    return whole_number
+
+
+def positive_rate(text):
+    """Read a finite number above zero."""
+    try:
+        if 0.0 < (rate := float(text)) < math.inf:
+            return rate
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r}: expected a number above zero")
+
+
+def exit_status(work):
+    """Call work(Stopping). Returns the exit status; what went wrong is told in one line each."""
+    try:
+        with Stopping() as stopping:
+            work(stopping)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except TrainingError as error:
+        print(f"training failed: {error}", file=sys.stderr)
+        return 1
+    except StopRequest as stopped:
+        print(f"{stopped}; the same command with --run NAME goes on", file=sys.stderr)
+        return stopped.exit_status
+    except OSError as error:
+        print(f"{error.filename or 'disk'}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    return 0

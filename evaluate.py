@@ -1,0 +1,120 @@
+"""Scores a trained run again, as KITTI does, and packs a submission.
+
+    python evaluate.py RUN                            the validation part, into RUN/metrics.json
+    python evaluate.py RUN --part training            the training part, on the terminal
+    python evaluate.py RUN --submission FILE.zip      the testing pictures, for KITTI's server
+"""
+
+import argparse
+import io
+import sys
+import zipfile
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+
+import birds_eye
+import helper
+import main
+import metrics
+import run_folder
+import scoring
+from command_line import exit_status
+from datasets import UserError, spread
+
+OFFICIAL_TESTING_COUNT = 290
+ADVICE = (
+    "KITTI takes no submissions of student work or of small modifications: it asks to score them "
+    "on a part of the training set, as `python evaluate.py RUN` does."
+)
+
+
+def parse_settings(arguments=None):
+    """Read the command line. Wrong usage ends the program with status 2."""
+    parser = argparse.ArgumentParser(
+        description="Scores a trained run as KITTI does, or packs a submission.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("run", metavar="RUN", help="a run's folder, or its name in runs/")
+    add("--data-dir", type=Path, metavar="DIR", help="holds the data set; default: as in training")
+    add("--part", default="validation", choices=["validation", "training"], help="what to score")
+    add("--submission", type=Path, metavar="FILE.zip", help="pack the testing pictures instead")
+    return parser.parse_args(arguments)
+
+
+def evaluate(settings):
+    """Do what the command line says."""
+    folder = run_folder.find_run(settings.run)
+    predict, data_set, trained = main.load_run(folder)
+    data_dir = settings.data_dir or Path(trained["data_dir"])
+    _, root = helper.prepare_data_set(trained["dataset"], data_dir)
+    labelled, testing = data_set.find(root)
+    if settings.submission:
+        return pack_submission(settings.submission, predict, testing, trained["image_shape"])
+    training, validation = data_set.split(labelled, trained["seed"])
+    parts = {"training": training, "validation": validation}
+    samples = spread(parts[settings.part], trained["limit"])
+    result = scoring.score_run(predict, samples, data_set, trained, settings.part)
+    if settings.part == "validation":
+        path = folder / "metrics.json"
+        earlier = run_folder.read_json(path) if path.is_file() else {}
+        run_folder.write_json(path, earlier | result)
+    helper.say(f"\n{metrics.score_table(result)}")
+
+
+def pack_submission(path, predict, samples, image_shape):
+    """Write a zip of the samples' road probabilities as seen from above, as KITTI's server wants.
+
+    8-bit grey PNGs of 800x400 in the root of the zip, um_road_000000.png for um_000000.png. Raises
+    UserError, before anything is predicted, where the samples are not KITTI's testing pictures or
+    one has no whole calibration file.
+    """
+    calibrations, faults = helper.read_calibrations(samples)
+    if len(samples) != OFFICIAL_TESTING_COUNT or faults or len(calibrations) != len(samples):
+        raise UserError(
+            f"{samples[0].picture.parent}: {len(samples)} testing pictures, "
+            f"{len(calibrations)} of them with a whole calibration file; expected KITTI's "
+            f"{OFFICIAL_TESTING_COUNT} with all of theirs"
+            + (f" (first fault: {faults[0]})" if faults else "")
+        )
+
+    def write(temporary):
+        with zipfile.ZipFile(temporary, "w") as archive:
+            output = helper.gen_test_output(predict, samples, image_shape, scoring.PREDICTION_BATCH)
+            for sample, picture, probabilities in helper.progress(
+                output, total=len(samples), desc="submission", unit="picture"
+            ):
+                places = birds_eye.find_places(calibrations[sample.name], *picture.shape[:2])
+                confidence = metrics.to_confidence(probabilities[..., metrics.ROAD])
+                seen = birds_eye.look_down(confidence, places)
+                png = imageio.imwrite("<bytes>", seen, extension=".png")
+                archive.writestr(f"{sample.name.replace('_', '_road_')}.png", png)
+
+    run_folder.write_atomically(path, write)
+    read_submission(path)
+    helper.say(f"{path}: {len(samples)} pictures as KITTI's server takes them.\n{ADVICE}")
+
+
+def read_submission(path):
+    """Read a submission back: {name: uint8 [800, 400]}. Raises UserError where it is none."""
+    confidences = {}
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            array = imageio.imread(io.BytesIO(archive.read(entry)))
+            if array.shape != birds_eye.SHAPE or array.dtype != np.uint8:
+                raise UserError(f"{path}: {entry.filename} is {array.shape} of {array.dtype}")
+            confidences[entry.filename] = array
+    if len(confidences) != OFFICIAL_TESTING_COUNT:
+        raise UserError(f"{path}: {len(confidences)} pictures; expected {OFFICIAL_TESTING_COUNT}")
+    return confidences
+
+
+def run(arguments=None):
+    """Run from the command line. Returns the exit status."""
+    return exit_status(lambda _: evaluate(parse_settings(arguments)))
+
+
+if __name__ == "__main__":
+    sys.exit(run())

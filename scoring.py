@@ -1,0 +1,120 @@
+"""Scores a network on labelled pictures, and makes its probabilities true.
+
+No Keras here: networks come as arguments.
+"""
+
+import numpy as np
+import scipy.optimize
+import scipy.special
+
+import helper
+import metrics
+import run_folder
+
+PREDICTION_BATCH = 4
+FAULTS_SHOWN = 5  # lines of one kind, of those that stop nothing
+
+
+def predictor(network, calibration=(1.0, 0.0)):
+    """Make the function uint8 [N, H, W, 3] -> class probabilities float32 [N, H, W, classes].
+
+    calibration: (slope, offset) of `fit_calibration`, for two classes.
+    """
+    slope, offset = calibration
+    shift = np.array([*[0.0] * (network.output.shape[-1] - 1), offset], np.float32)
+
+    def predict(pictures):
+        logits = np.float32(slope) * network.predict_on_batch(pictures) + shift
+        return scipy.special.softmax(logits, axis=-1)
+
+    return predict
+
+
+def score_pictures(
+    predict, samples, data_set, image_shape, calibrations=None, after_each=lambda: None
+):
+    """Compare predictions with labels in the pictures' own size. Returns a metrics.Tally.
+
+    calibrations: {sample's name: birds_eye's matrices}, to score these from above too; after_each:
+    function () to call after each picture.
+    """
+    tally, calibrations = metrics.Tally(data_set.classes), calibrations or {}
+    output = helper.gen_test_output(predict, samples, image_shape, PREDICTION_BATCH)
+    for sample, _, probabilities in output:
+        label = helper.read_label(sample, data_set)
+        tally.add(label, probabilities, sample.category, calibrations.get(sample.name))
+        after_each()
+    return tally
+
+
+def calibrate(network, samples, data_set, image_shape, folder):
+    """Fit what makes a network's probabilities true, and keep it in the run's calibration.json.
+
+    Returns the predictor that applies it. For more classes than two nothing is changed.
+    """
+    tally = score_pictures(predictor(network), samples, data_set, image_shape)
+    slope, offset = fit_calibration(tally.log_odds)
+    run_folder.write_json(folder / "calibration.json", {"slope": slope, "offset": offset})
+    return predictor(network, (slope, offset))
+
+
+def fit_calibration(counts):
+    """Fit the slope and offset that turn log-odds into true ones, by maximum likelihood.
+
+    counts: int64 of `metrics.log_odds_counts`, summed. Returns (slope, offset), (1, 0) where a
+    class is missing. (J. Platt: Probabilistic Outputs for Support Vector Machines, 1999; C. Guo et
+    al.: On Calibration of Modern Neural Networks, arXiv:1706.04599)
+    """
+    if not counts.sum(axis=1).all():
+        return 1.0, 0.0
+    (other, road), log_odds = counts / counts.sum(), metrics.bin_log_odds()
+
+    def loss(answer):
+        true = answer[0] * log_odds + answer[1]
+        return -(road @ scipy.special.log_expit(true) + other @ scipy.special.log_expit(-true))
+
+    return tuple(scipy.optimize.minimize(loss, (1.0, 0.0)).x.tolist())
+
+
+def score_run(predict, samples, data_set, settings, split):
+    """Score a network on a part of its data, in the layout of metrics.json.
+
+    Pictures without a whole calibration file are left out of the scores from above, and named.
+    """
+    calibrations, faults = helper.read_calibrations(samples)
+    if faults:
+        more = f"\n… and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
+        helper.say(
+            f"{len(faults)} of {len(samples)} pictures have no whole calibration file and are left "
+            "out of the scores from above:\n" + "\n".join(faults[:FAULTS_SHOWN]) + more
+        )
+    with helper.progress(total=len(samples), desc="scoring", unit="picture") as bar:
+        shape = settings["image_shape"]
+        tally = score_pictures(predict, samples, data_set, shape, calibrations, bar.update)
+    result = {name: settings[name] for name in ("dataset", "labels")} | {"split": split}
+    return result | tally.scores()
+
+
+def score_simple_rules(training, validation, data_set):
+    """Score two rules that need no network, each with its best threshold.
+
+    Returns {rule: MaxF in percent} on the validation part; the colour rule's mean road colour is
+    that of the training part.
+    """
+    colours = [
+        helper.read_image(sample.picture)[helper.read_label(sample, data_set) == metrics.ROAD]
+        for sample in training
+    ]
+    road_colour = np.concatenate(colours).mean(axis=0)
+    rules = {
+        "all below the horizon": lambda picture: metrics.row_confidence(*picture.shape[:2]),
+        "near the road's mean colour": lambda picture: metrics.colour_confidence(
+            picture, road_colour
+        ),
+    }
+    counts = dict.fromkeys(rules, 0)
+    for sample in validation:
+        picture, label = helper.read_image(sample.picture), helper.read_label(sample, data_set)
+        for rule, confidence in rules.items():
+            counts[rule] = counts[rule] + metrics.confidence_counts(label, confidence(picture))
+    return {rule: metrics.kitti_scores(count)["MaxF"] for rule, count in counts.items()}
