@@ -56,7 +56,7 @@ def evaluate(settings):
     training, validation = data_set.split(labelled, trained["seed"])
     parts = {"training": training, "validation": validation}
     samples = spread(parts[settings.part], trained["limit"])
-    result = scoring.score_run(predict, samples, data_set, trained, settings.part)
+    result, _ = scoring.score_run(predict, samples, data_set, trained, settings.part)
     if settings.part == "validation":
         path = folder / "metrics.json"
         earlier = run_folder.read_json(path) if path.is_file() else {}

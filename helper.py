@@ -33,6 +33,10 @@ VGG_MEAN_RGB = (123.68, 116.779, 103.939)
 DRAWN_TRAINING = (90, 90, 90)
 DRAWN_TESTING = (6, 6, 6)
 
+# Painting
+TINT = 0.4  # how much of the class's colour is in the picture's
+CONTOUR_SHARE = 0.006  # width of contours, of the picture's shorter side
+
 # Augmentation: each value is drawn evenly from the range, anew for each picture and epoch.
 ZOOM = (0.85, 1.2)
 SHIFT = (-0.05, 0.05)  # of the picture's height and width
@@ -350,22 +354,31 @@ def gen_test_output(predict, samples, image_shape, batch_size=1):
 
 
 def paint_classes(picture, probabilities, paint):
-    """Paint each class, half transparent, where it is the most likely one.
+    """Tint each class where it is the most likely one, and draw its contour.
 
     picture: uint8 [H, W, 3]; probabilities: float [H, W, C]; paint: {class index: (red, green,
     blue)}, classes without an entry stay as they are. Returns uint8 [H, W, 3].
     """
     # The later class wins a tie: road is road from probability 0.5 on.
     classes = probabilities.shape[-1] - 1 - probabilities[..., ::-1].argmax(axis=-1)
+    width = max(1, round(min(classes.shape) * CONTOUR_SHARE))
     painted = picture.copy()
     for index, colour in paint.items():
         place = classes == index
-        painted[place] = (picture[place].astype(np.uint16) + np.array(colour, np.uint16)) // 2
+        inside = scipy.ndimage.binary_erosion(place, iterations=width, border_value=1)
+        painted[place & ~inside] = colour
+        tint = picture[inside] * (1 - TINT) + np.array(colour) * TINT
+        painted[inside] = np.rint(tint).astype(np.uint8)
     return painted
 
 
-def save_inference_samples(folder, predict, samples, data_set, image_shape, batch_size=1):
-    """Write each picture with its classes painted to folder/NAME.png, in the picture's own size."""
+def save_inference_samples(
+    folder, predict, samples, data_set, image_shape, batch_size=1, look=lambda *_: None
+):
+    """Write each picture with its classes painted to folder/NAME.png, in the picture's own size.
+
+    look: function (sample, picture, probabilities, painted) to call with each.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     output = gen_test_output(predict, samples, image_shape, batch_size)
     for sample, picture, probabilities in progress(
@@ -373,3 +386,4 @@ def save_inference_samples(folder, predict, samples, data_set, image_shape, batc
     ):
         painted = paint_classes(picture, probabilities, data_set.paint)
         imageio.imwrite(folder / f"{sample.name}.png", painted, plugin="pillow", compress_level=3)
+        look(sample, picture, probabilities, painted)

@@ -22,8 +22,10 @@ from pathlib import Path
 import numpy as np
 
 import checkpoint
+import gallery
 import helper
 import metrics
+import report
 import run_folder
 import vgg_weights
 from command_line import at_least, exit_status, positive_rate
@@ -456,19 +458,24 @@ def run(settings, stopping):
         with helper.progress(total=total, desc="training", unit="pass", smoothing=0.1) as bar:
             validate = functools.partial(
                 score_pictures, predictor(network), validation, data_set, shape,
-                after_each=lambda: stopping.check() or bar.update(),
+                after_each=lambda *_: stopping.check() or bar.update(),
             )  # fmt: skip
             train_nn(state, get_batches_fn, epochs, batch_size, validate, stopping, bar)
 
         network.load_weights(folder / checkpoint.BEST)
         predict = calibrate(network, validation, data_set, shape, folder)
+        shown, worst = gallery.TestingGallery(folder, testing), gallery.WorstPictures()
         helper.save_inference_samples(
-            folder / "pictures", predict, testing, data_set, shape, PREDICTION_BATCH
+            folder / "pictures", predict, testing, data_set, shape, PREDICTION_BATCH, shown.add
         )
-        result = score_run(predict, validation, data_set, settings, "validation")
+        result, tally = score_run(
+            predict, validation, data_set, settings, "validation", worst.add
+        )
+        gallery.save(folder, tally, shown, worst)
         if "perspective" in result:
             result["simple_rules"] = score_simple_rules(training, validation, data_set)
         run_folder.write_json(folder / "metrics.json", result)
+        report.write(folder)
     helper.say(f"\n{metrics.score_table(result)}\n\npictures, scores and weights: {folder}")
     return folder
 

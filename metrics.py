@@ -64,6 +64,16 @@ def confidence_counts(label, confidence):
     return np.bincount(pairs, minlength=2 * CONFIDENCES).reshape(2, CONFIDENCES)
 
 
+def precision_and_recall(counts):
+    """Return precision and recall, 0..1, at each of the 256 thresholds: two float64 [256].
+
+    counts: int64 [2, 256] of `confidence_counts`.
+    """
+    false_positive, true_positive = counts[:, ::-1].cumsum(axis=1)[:, ::-1]
+    precision = true_positive / (true_positive + false_positive + 1e-10)
+    return precision, true_positive / max(int(counts[1].sum()), 1)
+
+
 def kitti_scores(counts):
     """Score summed confidence counts as the KITTI Road benchmark does.
 
@@ -78,8 +88,7 @@ def kitti_scores(counts):
     """
     false_positive, true_positive = counts[:, ::-1].cumsum(axis=1)[:, ::-1]
     negatives, positives = (max(int(total), 1) for total in counts.sum(axis=1))
-    recall = true_positive / positives
-    precision = true_positive / (true_positive + false_positive + 1e-10)
+    precision, recall = precision_and_recall(counts)
     f_measure = 2 * precision * recall / (precision + recall + 1e-10)
     best = int(np.argmax(f_measure))
     # Whole numbers decide which recalls are reached: 0.3 is not exact in floating point.
@@ -116,6 +125,23 @@ def bin_log_odds():
     return ((np.arange(LOG_ODDS_BINS) + 0.5) / LOG_ODDS_BINS * 2 - 1) * LARGEST_LOG_ODDS
 
 
+def reliability(counts):
+    """Compare probabilities with what was there, in bins of equal width.
+
+    counts: int64 of `log_odds_counts`, summed. Returns a dict a bin that has pixels: "probability",
+    their mean one, "road", the share of road among them, both 0..1, and "pixels".
+    """
+    chance = 1 / (1 + np.exp(-bin_log_odds()))
+    bins = np.minimum((chance * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
+    total = counts.sum(axis=0)
+    sums = (np.bincount(bins, weights, RELIABILITY_BINS).tolist()
+            for weights in (total * chance, counts[1], total))  # fmt: skip
+    return [
+        {"probability": chances / pixels, "road": road / pixels, "pixels": int(pixels)}
+        for chances, road, pixels in zip(*sums, strict=True) if pixels
+    ]  # fmt: skip
+
+
 def calibration_scores(counts):
     """Say how true the probabilities are.
 
@@ -130,15 +156,16 @@ def calibration_scores(counts):
     road, total = max(int(counts[1].sum()), 1), max(int(counts.sum()), 1)
     f_measure, iou = 2 * hits / (hits + alarms + road), hits / (road + alarms)
     half, best = LOG_ODDS_BINS // 2, int(np.argmax(f_measure))
-    bins = np.minimum((chance * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
-    surplus = np.bincount(bins, counts.sum(axis=0) * chance - counts[1], RELIABILITY_BINS)
+    surplus = sum(
+        row["pixels"] * abs(row["probability"] - row["road"]) for row in reliability(counts)
+    )
     return {
         "f1_at_half": 100.0 * float(f_measure[half]),
         "iou_at_half": 100.0 * float(iou[half]),
         "f1_at_best": 100.0 * float(f_measure[best]),
         "iou_at_best": 100.0 * float(iou[best]),
         "best_threshold": float(chance[best]),
-        "expected_calibration_error": 100.0 * float(np.abs(surplus).sum() / total),
+        "expected_calibration_error": 100.0 * surplus / total,
     }
 
 

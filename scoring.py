@@ -31,19 +31,19 @@ def predictor(network, calibration=(1.0, 0.0)):
 
 
 def score_pictures(
-    predict, samples, data_set, image_shape, calibrations=None, after_each=lambda: None
+    predict, samples, data_set, image_shape, calibrations=None, after_each=lambda *_: None
 ):
     """Compare predictions with labels in the pictures' own size. Returns a metrics.Tally.
 
     calibrations: {sample's name: birds_eye's matrices}, to score these from above too; after_each:
-    function () to call after each picture.
+    function (sample, picture, label, probabilities, calibration or None) to call after each.
     """
     tally, calibrations = metrics.Tally(data_set.classes), calibrations or {}
     output = helper.gen_test_output(predict, samples, image_shape, PREDICTION_BATCH)
-    for sample, _, probabilities in output:
-        label = helper.read_label(sample, data_set)
-        tally.add(label, probabilities, sample.category, calibrations.get(sample.name))
-        after_each()
+    for sample, picture, probabilities in output:
+        label, calibration = helper.read_label(sample, data_set), calibrations.get(sample.name)
+        tally.add(label, probabilities, sample.category, calibration)
+        after_each(sample, picture, label, probabilities, calibration)
     return tally
 
 
@@ -76,10 +76,11 @@ def fit_calibration(counts):
     return tuple(scipy.optimize.minimize(loss, (1.0, 0.0)).x.tolist())
 
 
-def score_run(predict, samples, data_set, settings, split):
+def score_run(predict, samples, data_set, settings, split, look=lambda *_: None):
     """Score a network on a part of its data, in the layout of metrics.json.
 
-    Pictures without a whole calibration file are left out of the scores from above, and named.
+    look: function as after_each of `score_pictures`. Pictures without a whole calibration file are
+    left out of the scores from above, and named. Returns (what metrics.json holds, metrics.Tally).
     """
     calibrations, faults = helper.read_calibrations(samples)
     if faults:
@@ -90,9 +91,12 @@ def score_run(predict, samples, data_set, settings, split):
         )
     with helper.progress(total=len(samples), desc="scoring", unit="picture") as bar:
         shape = settings["image_shape"]
-        tally = score_pictures(predict, samples, data_set, shape, calibrations, bar.update)
+        tally = score_pictures(
+            predict, samples, data_set, shape, calibrations,
+            after_each=lambda *seen: look(*seen) or bar.update(),
+        )  # fmt: skip
     result = {name: settings[name] for name in ("dataset", "labels")} | {"split": split}
-    return result | tally.scores()
+    return result | tally.scores(), tally
 
 
 def score_simple_rules(training, validation, data_set):

@@ -1,0 +1,121 @@
+"""Keeps what a report shows of a run and its scores do not hold: small pictures, curves.
+
+RUN/report/report.json, RUN/report/testing/*.jpg and RUN/report/validation/*.jpg.
+"""
+
+import heapq
+import itertools
+
+import imageio.v3 as imageio
+import numpy as np
+
+import birds_eye
+import helper
+import metrics
+import run_folder
+from metrics import ROAD, VOID
+
+WIDTH = 416  # of small pictures, pixels
+ABOVE_HEIGHT = 260  # of small pictures from above, pixels
+JPEG_QUALITY = 70
+TESTING_SHOWN = 60  # pictures at most, so that a report stays small
+WORST_SHOWN = 12
+MISSED, INVENTED = (230, 30, 30), (40, 90, 255)  # red, blue
+
+
+def begin(folder, part):
+    """Begin a part of a run's gallery, anew if need be. Returns its folder."""
+    gallery = folder / "report" / part
+    gallery.mkdir(parents=True, exist_ok=True)
+    for path in gallery.glob("*.jpg"):
+        path.unlink()
+    return gallery
+
+
+def save_small(path, picture, size=None):
+    """Write a small JPEG of a picture: uint8 [H, W, 3] or [H, W]; size: (height, width)."""
+    height, width = picture.shape[:2]
+    size = size or (max(1, round(WIDTH * height / width)), WIDTH)
+    small = helper.resize(np.ascontiguousarray(picture), size)
+    imageio.imwrite(path, small, plugin="pillow", quality=JPEG_QUALITY)
+
+
+class TestingGallery:
+    """Keeps some of the testing pictures, evenly chosen, each with its probability and mask."""
+
+    def __init__(self, folder, samples):
+        self.folder = begin(folder, "testing")
+        step = max(1, -(-len(samples) // TESTING_SHOWN))
+        self.names = [sample.name for sample in samples[::step]]
+
+    def add(self, sample, picture, probabilities, painted):
+        """Keep a picture, if it is one of those to keep.
+
+        picture, painted: uint8 [H, W, 3]; probabilities: float32 [H, W, C].
+        """
+        if sample.name in self.names:
+            certain = probabilities[..., ROAD] if probabilities.shape[-1] == 2 else (
+                probabilities.max(axis=-1)
+            )  # fmt: skip
+            layers = {"picture": picture, "probability": metrics.to_confidence(certain)}
+            for layer, image in {**layers, "mask": painted}.items():
+                save_small(self.folder / f"{sample.name}_{layer}.jpg", image)
+
+
+class WorstPictures:
+    """Keeps the pictures that a network does worst on; memory holds no more than these."""
+
+    def __init__(self):
+        self.heap, self.count = [], itertools.count()
+
+    def add(self, sample, picture, label, probabilities, calibration):
+        """Look at a picture: uint8 [H, W, 3], uint8 [H, W], float32 [H, W, C], matrices or None."""
+        answer = probabilities.argmax(axis=-1)
+        valid = label != VOID
+        score = 100.0 * float(np.mean((answer == label)[valid])) if valid.any() else 100.0
+        if probabilities.shape[-1] == 2:
+            truth, called = (label == ROAD)[valid], (answer == ROAD)[valid]
+            total = int(truth.sum() + called.sum())
+            score = 200.0 * int((truth & called).sum()) / total if total else 100.0
+        painted = paint_errors(picture, label, answer)
+        views = {"errors": painted}
+        if calibration is not None:
+            places = birds_eye.find_places(calibration, *label.shape)
+            views["above"] = birds_eye.look_down(painted, places)
+        entry = (-score, next(self.count), sample.name, views)
+        (heapq.heappush if len(self.heap) < WORST_SHOWN else heapq.heappushpop)(self.heap, entry)
+
+    def save(self, folder):
+        """Write the pictures into a run's gallery. Returns [{"name", "score", "views"}]."""
+        gallery, rows = begin(folder, "validation"), []
+        for negative, _, name, views in sorted(self.heap, reverse=True):
+            for view, image in views.items():
+                size = (ABOVE_HEIGHT, ABOVE_HEIGHT // 2) if view == "above" else None
+                save_small(gallery / f"{name}_{view}.jpg", image, size)
+            rows.append({"name": name, "score": -negative, "views": list(views)})
+        return rows
+
+
+def paint_errors(picture, label, answer):
+    """Paint road that is missed red and road that is invented blue, or all that is wrong red.
+
+    picture: uint8 [H, W, 3]; label, answer: integers [H, W], class indices; VOID in label is never
+    wrong. Returns uint8 [H, W, 3], the picture paled where it is right.
+    """
+    painted = picture // 2 + 64
+    wrong = (label != VOID) & (answer != label)
+    invented = wrong & (label == 0) & (answer == ROAD) & (answer.max() <= ROAD)
+    for place, colour in ((wrong & ~invented, MISSED), (invented, INVENTED)):
+        painted[place] = (picture[place] // 3 + np.array(colour) * 2 // 3).astype(np.uint8)
+    return painted
+
+
+def save(folder, tally, testing, worst):
+    """Write report.json: curves of a metrics.Tally, names of the pictures kept."""
+    content = {"testing": testing.names, "worst": worst.save(folder)}
+    if tally.views["perspective"]:
+        total = sum(counts for counts, _ in tally.views["perspective"].values())
+        precision, recall = metrics.precision_and_recall(total)
+        content["precision"], content["recall"] = precision.tolist(), recall.tolist()
+        content["reliability"] = metrics.reliability(tally.log_odds)
+    run_folder.write_json(folder / "report" / "report.json", content)
