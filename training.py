@@ -199,8 +199,9 @@ def tell(row, epochs, is_best):
     """Tell the person at the terminal how an epoch went."""
     helper.say(
         f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}, validation loss "
-        f"{row['val_loss']:.4f}, IoU {row['val_iou']:.2f}, F1 {row['val_max_f'] or math.nan:.2f}, "
-        f"{row['seconds']:.0f} s{', the best so far' if is_best else ''}"
+        f"{row['val_loss']:.4f}, IoU {row['val_iou']:.2f}, "
+        + (f"F1 {row['val_max_f']:.2f}, " if row["val_max_f"] is not None else "")
+        + f"{row['seconds']:.0f} s{', the best so far' if is_best else ''}"
     )
 
 
