@@ -765,6 +765,15 @@ def test_changed_settings_are_refused_by_name(tmp_path):
     assert not run_folder.is_finished(tmp_path, earlier | {"epochs": 4})
 
 
+def test_a_place_where_nothing_can_be_written_gives_one_line(drawn, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    arguments = ("--dataset", "kitti", "--data-dir", drawn, "--limit", 3)
+    for folder in (tmp_path / "file" / "runs", Path("/proc/runs")):
+        assert run_main(*arguments, "--runs-dir", folder, "--run", "first") == 2
+        assert str(folder) in error_line(capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     (tmp_path / "runs" / "mine" / "thesis.txt").write_text("words")

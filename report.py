@@ -17,7 +17,7 @@ from datasets import DATASETS
 
 HERE = Path(__file__).parent
 WIDTH, HEIGHT = 360, 230  # of a chart, SVG units
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 14, 34  # of its margins
+LEFT, RIGHT, TOP, BOTTOM = 54, 12, 18, 34  # of its margins
 COLUMNS = ("MaxF", "AP", "PRE", "REC", "FPR", "FNR", "IoU")
 VIEWS = {"perspective": "In the picture", "birds_eye": "Seen from above, as KITTI ranks"}
 LAYERS = ("picture", "probability", "mask")
@@ -188,11 +188,13 @@ def _scale(limits, start, end):
 def _frame(title, x_limits, y_limits, body):
     """Put axes with their ends' values around a chart."""
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    places = [(LEFT - 6, bottom + 4, "end"), (LEFT - 6, TOP + 4, "end")]
+    (low, high), middle = y_limits, (TOP + bottom) / 2
+    places = [(LEFT - 6, place + 4, "end") for place in (bottom, middle, TOP)]
     places += [(LEFT, bottom + 18, "start"), (right, bottom + 18, "end")]
-    ticks = [
-        f'<text x="{x}" y="{y}" text-anchor="{anchor}">{value:.4g}</text>'
-        for (x, y, anchor), value in zip(places, (*y_limits, *x_limits), strict=False)
+    values = (low, (low + high) / 2, high, *x_limits)
+    ticks = [f'<path class="grid" d="M{LEFT} {middle}H{right}"/>'] + [
+        f'<text x="{x}" y="{y}" text-anchor="{anchor}">{value:.3g}</text>'
+        for (x, y, anchor), value in zip(places, values, strict=False)
     ]
     return (
         f'<div class="chart"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
@@ -232,7 +234,8 @@ def _bars(title, groups):
             body += (
                 f'<rect class="bar{style}" x="{left:.1f}" y="{top:.1f}" width="{width - 2:.1f}" '
                 f'height="{HEIGHT - BOTTOM - top:.1f}"><title>{_text(name)} {value:.2f}</title>'
-                "</rect>"
+                f'</rect><text class="value" x="{left + width / 2:.1f}" y="{top - 4:.1f}" '
+                f'text-anchor="middle">{value:.1f}</text>'
             )
         middle = LEFT + (place + 0.5) * step
         turn = f' transform="rotate(-40 {middle:.1f} {HEIGHT - 20})"' if len(groups) > 6 else ""
