@@ -44,7 +44,7 @@ def exit_status(work):
         print(f"training failed: {error}", file=sys.stderr)
         return 1
     except StopRequest as stopped:
-        print(f"{stopped}; the same command with --run NAME goes on", file=sys.stderr)
+        print(stopped, file=sys.stderr)
         return stopped.exit_status
     except OSError as error:
         print(f"{error.filename or 'disk'}: {error.strerror or error}", file=sys.stderr)

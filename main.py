@@ -378,6 +378,7 @@ def train_nn(training, get_batches_fn, epochs, batch_size, validate, stopping=No
                 tell(row, epochs, row is training.progress.best)
             except StopRequest:
                 training.save()
+                helper.say(f"saved; the same command with --run {training.folder.name} goes on")
                 raise
             except LossError as error:
                 training.go_back(error)
@@ -442,6 +443,7 @@ def run(settings, stopping):
         return folder
     with run_folder.lock_run(folder):
         run_folder.note_settings(folder, settings)
+        (folder / "metrics.json").unlink(missing_ok=True)  # of fewer epochs: it would seem finished
         helper.say(f"run: {folder}, {epochs} epochs, pictures of {shape[0]}x{shape[1]} pixels")
         keras.utils.set_random_seed(seed % 2**32)
         keras.config.set_dtype_policy(settings["precision"])
@@ -468,9 +470,7 @@ def run(settings, stopping):
         helper.save_inference_samples(
             folder / "pictures", predict, testing, data_set, shape, PREDICTION_BATCH, shown.add
         )
-        result, tally = score_run(
-            predict, validation, data_set, settings, "validation", worst.add
-        )
+        result, tally = score_run(predict, validation, data_set, settings, "validation", worst.add)
         gallery.save(folder, tally, shown, worst)
         if "perspective" in result:
             result["simple_rules"] = score_simple_rules(training, validation, data_set)

@@ -100,6 +100,9 @@ class Training:
         """Put the averaged weights in the place of the last ones for the time being."""
         last = self.trainer.get_weights()
         self.trainer.optimizer.finalize_variable_values(self.trainer.trainable_variables)
+        for variable in self.trainer.trainable_variables:
+            # JAX recycles the arrays of a network that predicts; the averages need theirs.
+            variable.assign(keras.ops.copy(variable))
         try:
             yield
         finally:
