@@ -133,8 +133,9 @@ def publish(folder, progress):
     writer.writerows(progress.history)
     write_atomically(folder / "log.csv", lambda temporary: temporary.write_text(text.getvalue()))
     for name in progress.best_file:
-        best = manifest_path(folder).with_name(name)
-        write_atomically(folder / BEST, functools.partial(_link, best))
+        kept, shown = manifest_path(folder).with_name(name), folder / BEST
+        if not (shown.is_file() and shown.samefile(kept)):
+            write_atomically(shown, functools.partial(_link, kept))
 
 
 def _link(source, target):

@@ -39,7 +39,7 @@ def exit_status(work):
             work(stopping)
     except UserError as error:
         print(error, file=sys.stderr)
-        return 2
+        return error.exit_status
     except TrainingError as error:
         print(f"training failed: {error}", file=sys.stderr)
         return 1

@@ -19,6 +19,8 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 class UserError(Exception):
     """Something a person can put right: each line says what was found, expected and to be done."""
 
+    exit_status = 2
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -332,19 +332,26 @@ def _free_memory_bytes():
 # --- what comes out -------------------------------------------------------------------------------
 
 
-def gen_test_output(predict, samples, image_shape, batch_size=1):
+def gen_test_output(predict, samples, image_shape, batch_size=1, tell_fault=None):
     """Predict pictures, in their own size.
 
-    predict: function uint8 [N, H, W, 3] -> float32 [N, H, W, C] probabilities.
+    predict: function uint8 [N, H, W, 3] -> float32 [N, H, W, C] probabilities; tell_fault: function
+    (UserError) to call for a picture that can't be read; without it the error is raised.
     Yields (sample, picture uint8 [H, W, 3], probabilities float32 [H, W, C]) for each sample. It is
     the probabilities that are resized, bilinearly, never a mask.
     """
 
     def read(sample):
-        picture = read_image(sample.picture)
+        try:
+            picture = read_image(sample.picture)
+        except UserError as error:
+            if tell_fault is None:
+                raise
+            tell_fault(error)
+            return None
         return sample, picture, resize(picture, image_shape)
 
-    reading = map_ahead(read, samples)
+    reading = (seen for seen in map_ahead(read, samples) if seen)
     while batch := list(itertools.islice(reading, batch_size)):
         batch_probabilities = predict(np.stack([small for _, _, small in batch]))
         for (sample, picture, _), probabilities in zip(batch, batch_probabilities, strict=True):
@@ -353,14 +360,22 @@ def gen_test_output(predict, samples, image_shape, batch_size=1):
             yield sample, picture, np.stack(own_size, axis=-1)
 
 
+def choose_classes(probabilities):
+    """Return the most likely class of each pixel: uint8 [H, W] of float [H, W, C].
+
+    The later class wins a tie: road is road from probability 0.5 on.
+    """
+    last = probabilities.shape[-1] - 1
+    return (last - probabilities[..., ::-1].argmax(axis=-1)).astype(np.uint8)
+
+
 def paint_classes(picture, probabilities, paint):
     """Tint each class where it is the most likely one, and draw its contour.
 
     picture: uint8 [H, W, 3]; probabilities: float [H, W, C]; paint: {class index: (red, green,
     blue)}, classes without an entry stay as they are. Returns uint8 [H, W, 3].
     """
-    # The later class wins a tie: road is road from probability 0.5 on.
-    classes = probabilities.shape[-1] - 1 - probabilities[..., ::-1].argmax(axis=-1)
+    classes = choose_classes(probabilities)
     width = max(1, round(min(classes.shape) * CONTOUR_SHARE))
     painted = picture.copy()
     for index, colour in paint.items():

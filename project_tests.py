@@ -50,6 +50,7 @@ import gallery
 import helper
 import main
 import metrics
+import predict
 import report
 import run_folder
 import scenes
@@ -644,6 +645,8 @@ def test_the_newest_two_states_and_the_best_are_kept(saved):
     arrays, progress = checkpoint.load(saved, print)
     np.testing.assert_array_equal(arrays["weights"], 3.0)
     assert progress.step == 3 and (saved / "best.weights.h5").read_text() == "best"
+    checkpoint.publish(saved, progress)
+    assert {path.name for path in saved.iterdir()} == {"checkpoint", "log.csv", "best.weights.h5"}
 
 
 @pytest.mark.parametrize("name", ["state_000003.npz", "best_0002.weights.h5"])
@@ -763,6 +766,14 @@ def test_changed_settings_are_refused_by_name(tmp_path):
     (tmp_path / "metrics.json").write_text("{}")
     assert run_folder.is_finished(tmp_path, earlier)
     assert not run_folder.is_finished(tmp_path, earlier | {"epochs": 4})
+
+
+def test_the_readme_names_tests_that_exist():
+    section = (HERE / "README.md").read_text().split("## Nothing is lost")[1].split("\n## ")[0]
+    rows = [row.split("|")[3] for row in section.splitlines() if row.startswith("| ")][2:]
+    names = re.findall(r"`([a-z_]+)`", " ".join(rows))
+    tests = [name for name in globals() if name.startswith("test_")]
+    assert len(names) > 15 and all(any(name in test for test in tests) for name in names)
 
 
 def test_a_place_where_nothing_can_be_written_gives_one_line(drawn, tmp_path, capsys):
@@ -1224,6 +1235,87 @@ def test_no_submission_without_kittis_testing_pictures(trained, tmp_path, capsys
     path = tmp_path / "submission.zip"
     assert evaluate.run([str(trained), "--submission", str(path)]) == 2
     assert "3 testing pictures" in error_line(capsys) and not path.exists()
+
+
+# --- prediction -----------------------------------------------------------------------------------
+
+
+def run_predict(trained, *arguments):
+    return predict.run([str(argument) for argument in (trained, *arguments)])
+
+
+@pytest.fixture
+def album(tmp_path, random):
+    """A folder of pictures of several kinds and sizes, two of one name, one below."""
+    folder = tmp_path / "album"
+    (folder / "below").mkdir(parents=True)
+    for name, shape in {
+        "wide.png": (20, 300, 3), "tall.jpg": (200, 11, 3), "dot.png": (1, 1, 3),
+        "grey.png": (40, 50), "see-through.webp": (30, 40, 4), "twin.png": (8, 9, 3),
+        "twin.bmp": (8, 9, 3), "below/wide.png": (21, 30, 3),
+    }.items():  # fmt: skip
+        Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(folder / name)
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def test_every_picture_of_a_folder_is_predicted_in_its_own_size(trained, album, tmp_path):
+    kinds = ("overlay", "mask", "probability")
+    assert run_predict(trained, album, "--output", tmp_path / "out", "--save", *kinds) == 0
+    stems = {"wide": "wide.png", "tall": "tall.jpg", "dot": "dot.png", "grey": "grey.png",
+             "see-through": "see-through.webp", "twin.png": "twin.png", "twin.bmp": "twin.bmp",
+             "below/wide": "below/wide.png"}  # fmt: skip
+    written = {path.relative_to(tmp_path / "out").as_posix()
+               for path in (tmp_path / "out").rglob("*.*")}  # fmt: skip
+    assert written == {f"{stem}_{kind}.png" for stem in stems for kind in kinds}
+    for stem, name in stems.items():
+        images = [Image.open(tmp_path / "out" / f"{stem}_{kind}.png") for kind in kinds]
+        assert {image.size for image in images} == {Image.open(album / name).size}
+        assert [image.mode for image in images] == ["RGB", "L", "L"]
+        mask, probability = (np.asarray(image) for image in images[1:])
+        certain = np.abs(probability.astype(int) - 127.5) > 1
+        np.testing.assert_array_equal(mask[certain], (probability >= 128)[certain])
+
+
+def test_a_corrupt_picture_among_good_ones_is_named_at_the_end(trained, album, tmp_path, capsys):
+    (album / "torn.png").write_bytes((album / "wide.png").read_bytes()[:100])
+    (album / "below" / "empty.jpg").write_bytes(b"")
+    assert run_predict(trained, album, "--output", tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert "torn.png" in error and "empty.jpg" in error
+    assert len(list((tmp_path / "out").rglob("*_overlay.png"))) == 8
+
+
+def test_globs_and_files_go_to_the_runs_folder_and_nothing_is_overwritten(
+    trained, album, tmp_path, capsys
+):
+    shutil.copytree(trained, tmp_path / "run")
+    assert run_predict(tmp_path / "run", album / "t*.*", album / "dot.png") == 0
+    names = {path.name for path in (tmp_path / "run" / "predictions").iterdir()}
+    assert names == {"tall_overlay.png", "twin.png_overlay.png", "twin.bmp_overlay.png",
+                     "dot_overlay.png"}  # fmt: skip
+    shutil.copy(album / "wide.png", album / "wide_overlay.png")
+    before = (album / "wide_overlay.png").read_bytes()
+    capsys.readouterr()
+    assert run_predict(trained, album, "--output", album) == 2
+    assert "wide_overlay.png" in error_line(capsys)
+    assert (album / "wide_overlay.png").read_bytes() == before
+    assert run_predict(trained, album / "none*") == 2
+    assert "no picture found" in error_line(capsys)
+
+
+def test_a_picture_has_the_same_probabilities_alone_in_a_batch_and_in_validation(trained):
+    road, data_set, settings = main.load_run(trained)
+    labelled, _ = data_set.find(Path(settings["data_dir"]) / "data_road")
+    samples, shape = labelled[:4], settings["image_shape"]
+    together = [seen[2] for seen in helper.gen_test_output(road, samples, shape, 4)]
+    alone = [seen[2] for seen in helper.gen_test_output(road, samples, shape, 1)]
+    validated = []
+    scoring.score_pictures(road, samples, data_set, shape,
+                           after_each=lambda *seen: validated.append(seen[3]))  # fmt: skip
+    for one, two, three in zip(together, alone, validated, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-4)
+        np.testing.assert_allclose(one, three, atol=1e-4)
 
 
 # --- report ---------------------------------------------------------------------------------------
