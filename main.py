@@ -475,8 +475,8 @@ def run(settings, stopping):
         if "perspective" in result:
             result["simple_rules"] = score_simple_rules(training, validation, data_set)
         run_folder.write_json(folder / "metrics.json", result)
-        report.write(folder)
-    helper.say(f"\n{metrics.score_table(result)}\n\npictures, scores and weights: {folder}")
+        page = report.write(folder)
+    helper.say(f"\n{metrics.score_table(result)}\n\neverything on one page: {page}")
     return folder
 
 
