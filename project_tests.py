@@ -459,12 +459,12 @@ def test_train_nn(tmp_path):
 def test_averaged_weights_are_validated_and_kept(tmp_path, monkeypatch):
     """And training goes on from the weights that are not averaged."""
     network = small_network()
-    taken, take_step = [], training.take_step
+    taken, losses, take_step = [], [], training.take_step
 
     def recorded_step(*arguments):
-        loss = take_step(*arguments)
+        losses.append(take_step(*arguments))
         taken.append(network.get_weights())
-        return loss
+        return losses[-1]
 
     def compare_with_average():
         average = taken[0]
@@ -483,6 +483,9 @@ def test_averaged_weights_are_validated_and_kept(tmp_path, monkeypatch):
         compare_with_average,
     )  # fmt: skip
     assert len(taken) == 6
+    rows = list(csv.DictReader((tmp_path / "log.csv").open()))
+    means = [np.mean(losses[:3]), np.mean(losses[3:])]
+    np.testing.assert_allclose([float(row["loss"]) for row in rows], means)
     for here, expected in zip(network.get_weights(), taken[-1], strict=True):
         np.testing.assert_array_equal(here, expected)
     network.load_weights(tmp_path / "best.weights.h5")
@@ -608,6 +611,8 @@ def test_a_batch_that_does_not_fit_is_cut_and_its_gradients_added(tmp_path, monk
         np.testing.assert_allclose(parts, whole, atol=1e-5)
     assert capsys.readouterr().out.count("cut into 2 parts") == 1
     assert json.loads((tmp_path / "parts" / "settings.json").read_text()) == {"parts": 2}
+    resumed = main.Training(network, make_trainer, tmp_path / "parts")
+    assert int(resumed.trainer.optimizer.iterations) == 2
     with pytest.raises(main.TrainingError, match="smaller --image-shape"):
         state.cut_batches("no memory", batch_size=2)
 
