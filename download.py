@@ -153,7 +153,7 @@ def unpack(archive, name, folder):
 def _refuse_hostile(entries, name, archive):
     """Raise UserError for entries outside of the folder, links, and bombs."""
     for entry in entries:
-        parts = PurePosixPath(entry.filename.replace("\\", "/")).parts
+        parts = PurePosixPath(entry.filename).parts
         if parts[:1] != (name,) or ".." in parts or stat.S_ISLNK(entry.external_attr >> 16):
             raise UserError(f"{archive}: holds {entry.filename!r}; expected only files in {name}/")
     size = sum(entry.file_size for entry in entries)
