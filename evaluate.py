@@ -77,7 +77,7 @@ def pack_submission(path, predict, samples, image_shape):
             f"{samples[0].picture.parent}: {len(samples)} testing pictures, "
             f"{len(calibrations)} of them with a whole calibration file; expected KITTI's "
             f"{OFFICIAL_TESTING_COUNT} with all of theirs"
-            + (f" (first fault: {faults[0]})" if faults else "")
+            + (f" (first fault: {next(iter(faults.values()))})" if faults else "")
         )
 
     def write(temporary):

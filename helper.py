@@ -199,17 +199,19 @@ def read_label(sample, data_set, shape=None):
 def read_calibrations(samples):
     """Read the calibration files of samples that have a place for one.
 
-    Returns ({sample's name: birds_eye's matrices}, what is wrong with the others: a line each).
+    Returns ({sample's name: birds_eye's matrices}, {sample's name: what is wrong, a line}), broken
+    files before missing ones.
     """
-    calibrations, faults = {}, []
+    calibrations, broken, missing = {}, {}, {}
     for sample in samples:
         if sample.calibration:
             try:
                 calibrations[sample.name] = birds_eye.read_calibration(sample.calibration)
+            except FileNotFoundError as error:
+                missing[sample.name] = f"{sample.calibration}: {error.strerror}"
             except (OSError, ValueError) as error:
-                reason = getattr(error, "strerror", None) or error
-                faults.append(f"{sample.calibration}: {reason}")
-    return calibrations, faults
+                broken[sample.name] = f"{sample.calibration}: {error}"
+    return calibrations, broken | missing
 
 
 def resize(array, shape, resampling=Image.Resampling.BILINEAR):

@@ -5,7 +5,7 @@
     KERAS_BACKEND=jax python main.py                 the same on JAX
 
 The file reads in the order in which things happen: settings, VGG16, skip layers, loss, training,
-validation, run. J. Long, E. Shelhamer, T. Darrell: Fully Convolutional Networks for Semantic
+run. J. Long, E. Shelhamer, T. Darrell: Fully Convolutional Networks for Semantic
 Segmentation, arXiv:1411.4038 and 1605.06211; K. Simonyan, A. Zisserman: arXiv:1409.1556.
 """
 

@@ -1139,10 +1139,12 @@ def test_a_broken_calibration_is_named_and_left_out(damage, reason, spoilt):
     path = labelled[0].calibration
     path.write_text(damage(path.read_text()))
     labelled[1].calibration.unlink()
-    calibrations, faults = helper.read_calibrations(labelled)
+    calibrations, faults = helper.read_calibrations(labelled[::-1])
     assert set(calibrations) == {sample.name for sample in labelled[2:]}
-    assert str(path) in faults[0] and reason in faults[0]
-    assert str(labelled[1].calibration) in faults[1] and "No such file" in faults[1]
+    assert list(faults) == [labelled[0].name, labelled[1].name]  # broken before missing
+    broken, missing = faults.values()
+    assert str(path) in broken and reason in broken
+    assert str(labelled[1].calibration) in missing and "No such file" in missing
 
 
 # --- evaluation -----------------------------------------------------------------------------------

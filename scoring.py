@@ -84,10 +84,10 @@ def score_run(predict, samples, data_set, settings, split, look=lambda *_: None)
     """
     calibrations, faults = helper.read_calibrations(samples)
     if faults:
-        more = f"\n… and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
         helper.say(
             f"{len(faults)} of {len(samples)} pictures have no whole calibration file and are left "
-            "out of the scores from above:\n" + "\n".join(faults[:FAULTS_SHOWN]) + more
+            f"out of the scores from above: {' '.join(faults)}\n"
+            + "\n".join(list(faults.values())[:FAULTS_SHOWN])
         )
     with helper.progress(total=len(samples), desc="scoring", unit="picture") as bar:
         shape = settings["image_shape"]
