@@ -842,7 +842,7 @@ def disturb(process, checkpoints, random, number, in_a_save):
         manifest.exists() and manifest.stat().st_mtime_ns > before
     ):
         time.sleep(0.01)
-    time.sleep(random.uniform(0, 2))
+    time.sleep(random.uniform(0, 1))
     while in_a_save and process.poll() is None and not list(checkpoints.glob("partial.*")):
         time.sleep(0.001)
     process.send_signal(number)
