@@ -37,15 +37,12 @@ def exit_status(work):
     try:
         with Stopping() as stopping:
             work(stopping)
-    except UserError as error:
+    except (UserError, StopRequest) as error:
         print(error, file=sys.stderr)
         return error.exit_status
     except TrainingError as error:
         print(f"training failed: {error}", file=sys.stderr)
         return 1
-    except StopRequest as stopped:
-        print(stopped, file=sys.stderr)
-        return stopped.exit_status
     except OSError as error:
         print(f"{error.filename or 'disk'}: {error.strerror or error}", file=sys.stderr)
         return 2

@@ -22,9 +22,14 @@ def confusion_matrix(label, prediction, classes):
     label, prediction: integer arrays of one shape, class indices; VOID in label does not count.
     Returns int64 [classes, classes], rows true, columns predicted.
     """
+    return _count_pairs(label, prediction, (classes, classes))
+
+
+def _count_pairs(label, values, shape):
+    """Count valid pixels by label and value: int64 of that shape."""
     valid = label != VOID
-    pairs = label[valid].astype(np.int64) * classes + prediction[valid]
-    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+    pairs = label[valid].astype(np.int64) * shape[1] + values[valid]
+    return np.bincount(pairs, minlength=shape[0] * shape[1]).reshape(shape)
 
 
 def class_scores(confusion, names):
@@ -59,9 +64,12 @@ def confidence_counts(label, confidence):
 
     label: uint8 [H, W]; confidence: uint8 [H, W]. Returns int64 [2, 256].
     """
-    valid = label != VOID
-    pairs = label[valid].astype(np.int64) * CONFIDENCES + confidence[valid]
-    return np.bincount(pairs, minlength=2 * CONFIDENCES).reshape(2, CONFIDENCES)
+    return _count_pairs(label, confidence, (2, CONFIDENCES))
+
+
+def count_from(counts):
+    """Sum counts [2, N] by threshold: how many of each class lie in bin k or above."""
+    return counts[:, ::-1].cumsum(axis=1)[:, ::-1]
 
 
 def precision_and_recall(counts):
@@ -69,7 +77,7 @@ def precision_and_recall(counts):
 
     counts: int64 [2, 256] of `confidence_counts`.
     """
-    false_positive, true_positive = counts[:, ::-1].cumsum(axis=1)[:, ::-1]
+    false_positive, true_positive = count_from(counts)
     precision = true_positive / (true_positive + false_positive + 1e-10)
     return precision, true_positive / max(int(counts[1].sum()), 1)
 
@@ -86,7 +94,7 @@ def kitti_scores(counts):
     counts: int64 [2, 256] of `confidence_counts`, summed over pictures.
     Returns percentages 0..100 and "threshold", the probability k / 255.
     """
-    false_positive, true_positive = counts[:, ::-1].cumsum(axis=1)[:, ::-1]
+    false_positive, true_positive = count_from(counts)
     negatives, positives = (max(int(total), 1) for total in counts.sum(axis=1))
     precision, recall = precision_and_recall(counts)
     f_measure = 2 * precision * recall / (precision + recall + 1e-10)
@@ -115,9 +123,7 @@ def log_odds_counts(label, probability):
     log_odds = np.log(probability / (1 - probability))
     places = (log_odds / LARGEST_LOG_ODDS + 1) * LOG_ODDS_BINS / 2
     places = np.clip(places.astype(np.int64), 0, LOG_ODDS_BINS - 1)
-    valid = label != VOID
-    pairs = label[valid].astype(np.int64) * LOG_ODDS_BINS + places[valid]
-    return np.bincount(pairs, minlength=2 * LOG_ODDS_BINS).reshape(2, LOG_ODDS_BINS)
+    return _count_pairs(label, places, (2, LOG_ODDS_BINS))
 
 
 def bin_log_odds():
@@ -152,7 +158,7 @@ def calibration_scores(counts):
     Bayesian Binning, AAAI 2015; 15 bins of equal width).
     """
     chance = 1 / (1 + np.exp(-bin_log_odds()))
-    alarms, hits = counts[:, ::-1].cumsum(axis=1)[:, ::-1]
+    alarms, hits = count_from(counts)
     road, total = max(int(counts[1].sum()), 1), max(int(counts.sum()), 1)
     f_measure, iou = 2 * hits / (hits + alarms + road), hits / (road + alarms)
     half, best = LOG_ODDS_BINS // 2, int(np.argmax(f_measure))

@@ -8,12 +8,12 @@ import base64
 import csv
 import html
 import json
-import os
 import string
 import sys
 from pathlib import Path
 
-from datasets import DATASETS
+import run_folder
+from datasets import DATASETS, UserError
 
 HERE = Path(__file__).parent
 WIDTH, HEIGHT = 360, 230  # of a chart, SVG units
@@ -37,19 +37,17 @@ def write(folder):
         cards=_cards(metrics, rows),
         tables=_tables(metrics),
         charts=_section("Curves", "charts", _charts(metrics, shown, rows)),
-        worst=_section("The worst validation pictures", "gallery", _worst(folder, shown, settings)),
+        worst=_section("The worst validation pictures", "gallery", _worst(folder, shown)),
         gallery=_gallery(folder, shown, settings),
         settings=_rows((name, json.dumps(value)) for name, value in settings.items()),
     )
     path = folder / "report.html"
-    temporary = folder / "partial.report.html"
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    run_folder.write_atomically(path, lambda part: part.write_text(page, encoding="utf-8"))
     return path
 
 
 def _read(path):
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return run_folder.read_json(path) if path.is_file() else {}
 
 
 def _text(value):
@@ -257,7 +255,7 @@ def _image(path, text, style=""):
     return f'<img class="{style}" alt="{_text(text)}" src="data:image/jpeg;base64,{content}">'
 
 
-def _worst(folder, shown, settings):
+def _worst(folder, shown):
     """A figure for each of the worst pictures, errors coloured, from above beside it."""
     what = "F1" if "precision" in shown else "accuracy"
     texts = {"errors": "road missed red, invented blue", "above": "the same from above"}
@@ -310,14 +308,12 @@ def main(arguments=None):
     """Run from the command line. Returns the exit status."""
     parser = argparse.ArgumentParser(description="Writes RUN/report.html.")
     parser.add_argument("run", metavar="RUN", help="a run's folder, or its name in runs/")
-    name = parser.parse_args(arguments).run
-    for folder in (Path(name), Path("runs") / name):
-        if (folder / "settings.json").is_file():
-            print(write(folder))
-            return 0
-    print(f"{name}: no run found; expected the folder of a run, or its name in runs/",
-          file=sys.stderr)  # fmt: skip
-    return 2
+    try:
+        print(write(run_folder.find_run(parser.parse_args(arguments).run)))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
+    return 0
 
 
 if __name__ == "__main__":
