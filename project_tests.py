@@ -1378,6 +1378,7 @@ def test_a_run_that_goes_on_has_a_report_too(trained, tmp_path, capsys):
     (folder / "settings.json").write_text(json.dumps(settings))
     assert report.main([str(folder)]) == 0
     shutil.copy(trained / "log.csv", folder)
+    shutil.copytree(trained / "report", folder / "report")  # of fewer epochs, its scores are gone
     assert report.main([str(folder)]) == 0
     page = PageReader((folder / "report.html").read_text())
     assert any("<i>Straße & Co" in text for text in page.texts)

@@ -26,7 +26,8 @@ LAYERS = ("picture", "probability", "mask")
 def write(folder):
     """Write report.html of a run from what its folder holds. Returns its path."""
     settings, metrics = (_read(folder / f"{name}.json") for name in ("settings", "metrics"))
-    shown = _read(folder / "report" / "report.json")
+    # A run that goes on for more epochs has lost its scores, and the pictures that belong to them.
+    shown = _read(folder / "report" / "report.json") if metrics else {}
     log = folder / "log.csv"
     rows = list(csv.DictReader(log.open(encoding="utf-8"))) if log.is_file() else []
     template = string.Template((HERE / "report_template.html").read_text(encoding="utf-8"))
