@@ -22,12 +22,12 @@ from tqdm import tqdm
 import birds_eye
 import download
 import scenes
-from datasets import DATASETS, VOID, UserError, decode_label
+from augmentation import augment
+from datasets import DATASETS, UserError, decode_label
 
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 WORKERS = min(8, os.cpu_count() or 1)  # threads that read pictures ahead of the network
-VGG_MEAN_RGB = (123.68, 116.779, 103.939)
 
 # How many pictures of um, umm and uu are drawn where there are no real ones.
 DRAWN_TRAINING = (90, 90, 90)
@@ -36,15 +36,6 @@ DRAWN_TESTING = (6, 6, 6)
 # Painting
 TINT = 0.4  # how much of the class's colour is in the picture's
 CONTOUR_SHARE = 0.006  # width of contours, of the picture's shorter side
-
-# Augmentation: each value is drawn evenly from the range, anew for each picture and epoch.
-ZOOM = (0.85, 1.2)
-SHIFT = (-0.05, 0.05)  # of the picture's height and width
-ROTATION_DEGREES = (-2.0, 2.0)
-BRIGHTNESS = (-25.0, 25.0)  # of 255
-CONTRAST = (0.8, 1.25)
-SATURATION = (0.7, 1.3)
-COLOUR_GAIN = (0.95, 1.05)  # of red, green and blue apart
 
 
 # --- terminal -------------------------------------------------------------------------------------
@@ -242,46 +233,6 @@ def map_ahead(function, items, ahead=2 * WORKERS):
 
 
 # --- batches --------------------------------------------------------------------------------------
-
-
-def augment(picture, label, random, mirrored=True):
-    """Flip, zoom, shift and rotate picture and label together; change the picture's light.
-
-    picture: uint8 [H, W, 3]; label: uint8 [H, W]; random: np.random.Generator; mirrored: whether
-    half of them are flipped.
-    Returns the same shapes and dtypes. VOID fills what comes into the label from outside, VGG's
-    mean colour what comes into the picture; no new class index can appear.
-    """
-    matrix, offset = _random_affine(label.shape, random, mirrored)
-    warp = functools.partial(scipy.ndimage.affine_transform, matrix=matrix, offset=offset)
-    channels = [
-        warp(picture[..., channel], order=1, mode="constant", cval=round(mean))
-        for channel, mean in enumerate(VGG_MEAN_RGB)
-    ]
-    label = warp(label, order=0, mode="constant", cval=VOID)
-    return _change_light(np.stack(channels, axis=-1), random), label
-
-
-def _random_affine(shape, random, mirrored):
-    """Draw the map from a place (row, column) in the result to its place in the source."""
-    angle = np.deg2rad(random.uniform(*ROTATION_DEGREES))
-    turned = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    flip = np.diag([1.0, random.choice([-1.0, 1.0]) if mirrored else 1.0])
-    zoom = np.exp(random.uniform(*np.log(ZOOM)))
-    matrix = np.array(turned) @ flip / zoom
-    centre = (np.array(shape) - 1) / 2
-    shift = random.uniform(*SHIFT, size=2) * shape
-    return matrix, centre + shift - matrix @ centre
-
-
-def _change_light(picture, random):
-    changed = picture.astype(np.float32)
-    grey = changed.mean(axis=-1, keepdims=True)
-    changed = grey + random.uniform(*SATURATION) * (changed - grey)
-    changed *= random.uniform(*COLOUR_GAIN, size=3).astype(np.float32)
-    changed = random.uniform(*CONTRAST) * (changed - grey.mean()) + grey.mean()
-    changed += random.uniform(*BRIGHTNESS)
-    return np.clip(np.rint(changed), 0, 255).astype(np.uint8)
 
 
 def gen_batch_function(samples, data_set, image_shape, seed=0, augmented=True):

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+import augmentation
 import checkpoint
 import gallery
 import helper
@@ -146,7 +147,7 @@ class Preprocess(keras.layers.Layer):
 
     def call(self, picture):  # [N, H, W, 3]
         height, width = keras.ops.shape(picture)[1:3]
-        centred = picture - keras.ops.array(helper.VGG_MEAN_RGB, "float32")
+        centred = picture - keras.ops.array(augmentation.VGG_MEAN_RGB, "float32")
         padding = [[0, 0], [0, -height % 32], [0, -width % 32], [0, 0]]
         return keras.ops.pad(keras.ops.flip(centred, axis=-1), padding)
 

@@ -40,6 +40,7 @@ import pytest
 import scipy.special
 from PIL import Image
 
+import augmentation
 import birds_eye
 import checkpoint
 import data_check
@@ -1517,15 +1518,16 @@ def test_limit_leaves_no_category_out(drawn):
 def test_augmented_picture_and_label_move_together(monkeypatch, random):
     """A picture painted in its classes' colours still is after augmentation."""
     for name in ("BRIGHTNESS", "CONTRAST", "SATURATION", "COLOUR_GAIN"):
-        monkeypatch.setattr(helper, name, (0.0, 0.0) if name == "BRIGHTNESS" else (1.0, 1.0))
+        monkeypatch.setattr(augmentation, name, (0.0, 0.0) if name == "BRIGHTNESS" else (1.0, 1.0))
     label = np.zeros((60, 200), np.uint8)
     label[20:50, 30:90] = 1
     label[5:12, 100:180] = VOID
     colours = np.zeros((256, 3), np.uint8)
-    colours[[0, 1, VOID]] = (200, 30, 10), (10, 220, 60), tuple(map(round, helper.VGG_MEAN_RGB))
+    mean = tuple(map(round, augmentation.VGG_MEAN_RGB))
+    colours[[0, 1, VOID]] = (200, 30, 10), (10, 220, 60), mean
     moved = 0
     for _ in range(20):
-        picture, changed = helper.augment(colours[label], label, random)
+        picture, changed = augmentation.augment(colours[label], label, random)
         assert picture.shape == (60, 200, 3) and picture.dtype == changed.dtype == np.uint8
         assert set(np.unique(changed)) <= {0, 1, VOID}
         # Only the pixels at borders mix two colours.
@@ -1538,7 +1540,7 @@ def test_augmented_picture_and_label_move_together(monkeypatch, random):
 def keep_still(monkeypatch):
     """Switch zooming, shifting and rotating off."""
     for name in ("ZOOM", "SHIFT", "ROTATION_DEGREES"):
-        monkeypatch.setattr(helper, name, (1.0, 1.0) if name == "ZOOM" else (0.0, 0.0))
+        monkeypatch.setattr(augmentation, name, (1.0, 1.0) if name == "ZOOM" else (0.0, 0.0))
 
 
 def test_only_what_may_be_mirrored_is(monkeypatch, random):
@@ -1547,14 +1549,14 @@ def test_only_what_may_be_mirrored_is(monkeypatch, random):
     label[:, :5] = 1
     picture = np.repeat(label[..., None], 3, axis=-1)
     for mirrored, expected in ((True, {0, 1}), (False, {1})):
-        labels = [helper.augment(picture, label, random, mirrored)[1] for _ in range(20)]
+        labels = [augmentation.augment(picture, label, random, mirrored)[1] for _ in range(20)]
         assert {int(changed[4, 1]) for changed in labels} == expected
 
 
 def test_augmentation_changes_the_light(monkeypatch, random):
     keep_still(monkeypatch)
     grey = np.full((20, 30, 3), 100, np.uint8)
-    means = [helper.augment(grey, grey[..., 0], random)[0].mean() for _ in range(30)]
+    means = [augmentation.augment(grey, grey[..., 0], random)[0].mean() for _ in range(30)]
     assert max(means) - min(means) > 20
 
 
