@@ -213,6 +213,16 @@ def resize(array, shape, resampling=Image.Resampling.BILINEAR):
     return np.asarray(Image.fromarray(array).resize((width, height), resampling))
 
 
+def resample(array, shape):
+    """Resize [H, W, C] of any dtype bilinearly to shape, (height, width), without rounding.
+
+    Shrinking takes the mean of all that falls together. Returns float32. An exported network does
+    the same to what goes in and comes out: see `export.Resample`.
+    """
+    planes = np.moveaxis(np.asarray(array, np.float32), -1, 0)
+    return np.stack([resize(np.ascontiguousarray(plane), shape) for plane in planes], axis=-1)
+
+
 def map_ahead(function, items, ahead=2 * WORKERS):
     """Yield function(item) for each item in order, computed by threads up to `ahead` items early.
 
@@ -285,32 +295,46 @@ def _free_memory_bytes():
 # --- what comes out -------------------------------------------------------------------------------
 
 
-def gen_test_output(predict, samples, image_shape, batch_size=1, tell_fault=None):
+def gen_test_output(predict, samples, image_shape, batch_size=1):
     """Predict pictures, in their own size.
 
-    predict: function uint8 [N, H, W, 3] -> float32 [N, H, W, C] probabilities; tell_fault: function
-    (UserError) to call for a picture that can't be read; without it the error is raised.
-    Yields (sample, picture uint8 [H, W, 3], probabilities float32 [H, W, C]) for each sample. It is
-    the probabilities that are resized, bilinearly, never a mask.
+    predict, image_shape, batch_size: of `predict_ahead`. Yields (sample, picture uint8 [H, W, 3],
+    probabilities float32 [H, W, C]) for each sample. Raises UserError for one that can't be read.
+    """
+    return predict_ahead(
+        predict, samples, lambda sample: read_image(sample.picture), lambda _: image_shape,
+        batch_size,
+    )  # fmt: skip
+
+
+def predict_ahead(predict, items, read, choose_shape, batch_size):
+    """Predict pictures, in their own size and order; reading and resizing go on beside the network.
+
+    predict: function float32 [N, H, W, 3] -> float32 [N, H, W, C] probabilities; read: function
+    item -> uint8 [H, W, 3], or None for an item to leave out; choose_shape: function (height,
+    width) -> the shape to predict at; batch_size: pictures of one shape at a time, at most.
+    Yields (item, picture, probabilities float32 [H, W, C]). It is the probabilities that are
+    resized, never a mask.
     """
 
-    def read(sample):
-        try:
-            picture = read_image(sample.picture)
-        except UserError as error:
-            if tell_fault is None:
-                raise
-            tell_fault(error)
+    def shrink(item):
+        if (picture := read(item)) is None:
             return None
-        return sample, picture, resize(picture, image_shape)
+        return item, picture, resample(picture, choose_shape(picture.shape[:2]))
 
-    reading = (seen for seen in map_ahead(read, samples) if seen)
-    while batch := list(itertools.islice(reading, batch_size)):
-        batch_probabilities = predict(np.stack([small for _, _, small in batch]))
-        for (sample, picture, _), probabilities in zip(batch, batch_probabilities, strict=True):
-            planes = np.moveaxis(np.asarray(probabilities, np.float32), -1, 0)
-            own_size = [resize(plane.copy(), picture.shape[:2]) for plane in planes]
-            yield sample, picture, np.stack(own_size, axis=-1)
+    def enlarge(seen):
+        item, picture, probabilities = seen
+        return item, picture, resample(probabilities, picture.shape[:2])
+
+    def predicted():
+        readable = filter(None, map_ahead(shrink, items))
+        for _, same in itertools.groupby(readable, key=lambda seen: seen[2].shape):
+            while batch := list(itertools.islice(same, batch_size)):
+                answers = predict(np.stack([small for _, _, small in batch]))
+                for (item, picture, _), probabilities in zip(batch, answers, strict=True):
+                    yield item, picture, probabilities
+
+    return map_ahead(enlarge, predicted(), WORKERS)
 
 
 def choose_classes(probabilities):
@@ -318,8 +342,12 @@ def choose_classes(probabilities):
 
     The later class wins a tie: road is road from probability 0.5 on.
     """
-    last = probabilities.shape[-1] - 1
-    return (last - probabilities[..., ::-1].argmax(axis=-1)).astype(np.uint8)
+    first, *others = np.moveaxis(probabilities, -1, 0)
+    best, classes = first.copy(), np.zeros(first.shape, np.uint8)
+    for index, plane in enumerate(others, start=1):
+        classes[plane >= best] = index
+        np.maximum(best, plane, out=best)
+    return classes
 
 
 def paint_classes(picture, probabilities, paint):
@@ -330,14 +358,15 @@ def paint_classes(picture, probabilities, paint):
     """
     classes = choose_classes(probabilities)
     width = max(1, round(min(classes.shape) * CONTOUR_SHARE))
-    painted = picture.copy()
+    original = Image.fromarray(picture)
+    painted = original.copy()
     for index, colour in paint.items():
         place = classes == index
-        inside = scipy.ndimage.binary_erosion(place, iterations=width, border_value=1)
-        painted[place & ~inside] = colour
-        tint = picture[inside] * (1 - TINT) + np.array(colour) * TINT
-        painted[inside] = np.rint(tint).astype(np.uint8)
-    return painted
+        inside = scipy.ndimage.minimum_filter(place, 2 * width + 1)
+        tint = [round(value * (1 - TINT) + c * TINT) for c in colour for value in range(256)]
+        painted.paste(colour, mask=Image.fromarray(place))
+        painted.paste(original.point(tint), mask=Image.fromarray(inside))
+    return np.asarray(painted)
 
 
 def save_inference_samples(

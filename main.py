@@ -396,17 +396,18 @@ def train_nn(training, get_batches_fn, epochs, batch_size, validate, stopping=No
 # --- a run that is there -------------------------------------------------------------------------
 
 
-def load_run(folder):
-    """Bring a trained run back.
+def load_network(folder, precision=None):
+    """Bring a trained run's network back.
 
-    folder: of the run. Returns (predictor, row of DATASETS, settings). Raises UserError where it
-    has no weights, or damaged ones.
+    folder: of the run; precision: of the inner layers, default: as in training. Returns (network
+    of `layers`, (slope, offset) of its calibration, row of DATASETS, settings). Raises UserError
+    where the run has no weights, or damaged ones.
     """
     settings, weights = run_folder.read_json(folder / "settings.json"), folder / checkpoint.BEST
     if not weights.is_file():
         raise UserError(f"{weights}: not found; this run has not trained a whole epoch yet")
     data_set = DATASETS[settings["dataset"]]
-    keras.config.set_dtype_policy(settings["precision"])
+    keras.config.set_dtype_policy(precision or settings["precision"])
     network = layers(load_vgg(vgg_weights.read(str(weights), folder)), len(data_set.classes))
     try:
         network.load_weights(weights)
@@ -414,7 +415,13 @@ def load_run(folder):
         raise UserError(f"{weights}: damaged, or of another network ({error})") from error
     fit = folder / "calibration.json"
     fit = run_folder.read_json(fit) if fit.is_file() else {"slope": 1.0, "offset": 0.0}
-    return predictor(network, (fit["slope"], fit["offset"])), data_set, settings
+    return network, (fit["slope"], fit["offset"]), data_set, settings
+
+
+def load_run(folder):
+    """Bring a trained run back: returns (predictor, row of DATASETS, settings)."""
+    network, calibration, data_set, settings = load_network(folder)
+    return predictor(network, calibration), data_set, settings
 
 
 # --- run ------------------------------------------------------------------------------------------

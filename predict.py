@@ -1,27 +1,40 @@
-"""Uses a trained run on pictures.
+"""Uses a trained run on pictures and videos.
 
     python predict.py RUN street.jpg holiday/ 'more/*.png'     RUN/predictions/NAME_overlay.png
-    python predict.py RUN street.jpg --save mask probability --output masks
+    python predict.py RUN drive.mp4 --save mask probability    RUN/predictions/drive_mask.mkv …
+    python predict.py RUN camera:0 --output DIR                until Ctrl-C
+    python predict.py RUN large.jpg --scale 1                  at the picture's own resolution
 """
 
 import argparse
-import functools
+import contextlib
 import glob
+import itertools
 import sys
 import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import imageio.v3 as imageio
+import numpy as np
+from PIL import Image
 
 import helper
 import main
 import metrics
 import run_folder
 import scoring
-from command_line import exit_status
-from datasets import PICTURE_SUFFIXES, Sample, UserError
+import video
+from command_line import exit_status, positive_rate
+from datasets import PICTURE_SUFFIXES, UserError
 
-WRITING_AHEAD = 2  # pictures that wait to be written
+SUFFIXES = (*PICTURE_SUFFIXES, *video.SUFFIXES, ".gif")  # what is looked for in folders
+# What a pixel of the answer depends on lies at most so far away: 202 for pool5 and the 7x7 of fc6,
+# 32, 16 and 8 for the three steps of upsampling, rounded up to whole cells of 32.
+REACH = 288
+TILE = 1536  # pixels; larger pictures are predicted in tiles of this height and width
 
 
 class FaultyPicturesError(UserError):
@@ -33,15 +46,21 @@ class FaultyPicturesError(UserError):
 def parse_settings(arguments=None):
     """Read the command line. Wrong usage ends the program with status 2."""
     parser = argparse.ArgumentParser(
-        description="Finds the road in pictures.",
+        description="Finds the road in pictures and videos.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add("run", metavar="RUN", help="a run's folder, or its name in runs/")
-    add("paths", nargs="+", metavar="PATH", help="a picture, a folder (with all below), or a glob")
+    add("paths", nargs="+", metavar="PATH", help="a picture, a video, a folder (with all below), "
+        "a glob, or camera:0")  # fmt: skip
     add("--output", type=Path, metavar="DIR", help="default: RUN/predictions")
     add("--save", nargs="+", default=["overlay"], choices=list(KINDS), help="what to write of each")
+    add("--scale", type=positive_rate, metavar="S", help="of what the network sees to the picture: "
+        "1 is its own resolution; default: the size of training")  # fmt: skip
     return parser.parse_args(arguments)
+
+
+# --- what to write --------------------------------------------------------------------------------
 
 
 def paint_overlay(picture, probabilities, data_set):
@@ -59,81 +78,233 @@ def grey_probability(picture, probabilities, data_set):
     return metrics.to_confidence(probabilities[..., data_set.classes.index("road")])
 
 
-KINDS = {"overlay": paint_overlay, "mask": choose_mask, "probability": grey_probability}
+@dataclass(frozen=True)
+class Kind:
+    """One thing to write of each picture, and how to write it of a video."""
+
+    make: Callable  # (picture, probabilities, data set) -> uint8 picture
+    codec: video.Codec
 
 
-def find_pictures(paths):
-    """Find the pictures that paths stand for.
+KINDS = {
+    "overlay": Kind(paint_overlay, video.TO_WATCH),
+    "mask": Kind(choose_mask, video.LOSSLESS_GREY),
+    "probability": Kind(grey_probability, video.LOSSLESS_GREY),
+}
 
-    paths: pictures, folders and globs. Returns Samples whose name is the output's, below the folder
-    they were found in, without suffix where that is enough. Raises UserError for a path that stands
-    for nothing.
+
+# --- what to read ---------------------------------------------------------------------------------
+
+
+class Png:
+    """How pictures are written, whatever it is; with the methods of video.Codec."""
+
+    suffix = ".png"
+
+    @staticmethod
+    def encode(picture):
+        """Compress uint8 [H, W, 3] or [H, W]. Returns bytes."""
+        return imageio.imwrite(
+            "<bytes>", picture, extension=".png", plugin="pillow", compress_level=1,
+            compress_type=zlib.Z_RLE,  # nearly as small, in two thirds of the time
+        )  # fmt: skip
+
+    @staticmethod
+    @contextlib.contextmanager
+    def writing(path, source):
+        """Open a file: a context manager of write(encoded, frame)."""
+        yield lambda encoded, _: path.write_bytes(encoded)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to read, with the methods of video.Video."""
+
+    path: Path
+    name: str  # of what is made of it
+    expected = 1  # frames
+    read = staticmethod(helper.read_image)
+
+    def __iter__(self):
+        yield self.path
+
+    def codec(self, of_videos):
+        """Choose how to write what a video's codec would write."""
+        return Png
+
+
+def find_sources(paths):
+    """Find the pictures and videos that paths stand for.
+
+    paths: files, folders, globs, "camera:0". Returns Pictures and Videos whose name is the
+    output's, below the folder they were found in, without suffix where that is enough. Raises
+    UserError for a path that stands for nothing.
     """
     found = {}
     for text in paths:
         path = Path(text)
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
-            pictures = {picture: picture.relative_to(path) for picture in inside}
+        if text.startswith(video.CAMERA):
+            files = {text: Path(text.replace(":", "_"))}
+        elif path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            files = {file: file.relative_to(path) for file in inside}
         else:
             matches = [path] if path.is_file() else map(Path, sorted(glob.glob(text)))
-            pictures = {picture: Path(picture.name) for picture in matches}
-        if not pictures:
-            raise UserError(f"{text}: no picture found; expected a picture, a folder or a glob")
-        found |= pictures
+            files = {file: Path(file.name) for file in matches}
+        if not files:
+            raise UserError(
+                f"{text}: nothing found; expected a picture, a video, a folder, a glob, or camera:0"
+            )
+        found |= files
     names = [relative.with_suffix("").as_posix() for relative in found.values()]
     return [
-        Sample(name if names.count(name) == 1 else relative.as_posix(), picture, None, "")
-        for (picture, relative), name in zip(found.items(), names, strict=True)
+        (video.Video if is_video(path) else Picture)(
+            path, name if names.count(name) == 1 else relative.as_posix()
+        )
+        for (path, relative), name in zip(found.items(), names, strict=True)
     ]
 
 
-def plan_targets(samples, output, kinds):
-    """Return {picture: {kind: path to write}}. Raises UserError where that would be an input."""
+def is_video(path):
+    """Tell videos from pictures: by their names, or by what is in them where these tell nothing."""
+    suffix = Path(path).suffix.lower()
+    if suffix in PICTURE_SUFFIXES:
+        return False
+    try:
+        with Image.open(path) as opened:
+            return getattr(opened, "is_animated", False)
+    except (OSError, ValueError):
+        return True
+
+
+def plan_targets(sources, output, kinds):
+    """Return {source: {kind: path to write}}. Raises UserError where that would be an input."""
     targets = {
-        sample.picture: {kind: output / f"{sample.name}_{kind}.png" for kind in kinds}
-        for sample in samples
+        source: {
+            kind: output / f"{source.name}_{kind}{source.codec(KINDS[kind].codec).suffix}"
+            for kind in kinds
+        }
+        for source in sources
     }
-    inputs = {path.resolve() for path in targets}
+    inputs = {Path(source.path).resolve() for source in sources}
     for path in (path for paths in targets.values() for path in paths.values()):
         if path.resolve() in inputs:
-            raise UserError(f"{path}: is one of the pictures to read; give another --output")
+            raise UserError(f"{path}: is one of the files to read; give another --output")
     return targets
 
 
-def predict_pictures(settings):
-    """Do what the command line says. Raises UserError at the end where pictures can't be read."""
+# --- predicting -----------------------------------------------------------------------------------
+
+
+def in_tiles(predict, tile=TILE, reach=REACH):
+    """Bound the memory that a prediction takes, without changing its answer.
+
+    predict: function float32 [N, H, W, 3] -> float32 [N, H, W, C]; tile: the height and width of
+    one picture that it gets at most, pixels; of smaller ones it gets several at once. reach: how
+    far away from a pixel its answer looks. Both are multiples of 32, which keeps the network's
+    cells where they were.
+    """
+
+    def cut(length):
+        """Yield (from, to) of a tile and (from, to) of what it is asked for."""
+        core = length if length <= tile else tile - 2 * reach
+        for start in range(0, length, core):
+            end = min(length, start + core)
+            yield (max(0, start - reach), min(length, end + reach)), (start, end)
+
+    def predict_bounded(pictures):
+        count, height, width = pictures.shape[:3]
+        at_once = max(1, tile**2 // (height * width))
+        if count > at_once:
+            parts = np.split(pictures, range(at_once, count, at_once))
+            return np.concatenate([predict_bounded(part) for part in parts])
+        answer = None
+        for (top, bottom), (first, last) in cut(height):
+            for (left, right), (begin, end) in cut(width):
+                seen = predict(pictures[:, top:bottom, left:right])
+                if answer is None:
+                    answer = np.empty((count, height, width, seen.shape[-1]), np.float32)
+                answer[:, first:last, begin:end] = seen[
+                    :, first - top : last - top, begin - left : end - left
+                ]
+        return answer
+
+    return predict_bounded
+
+
+def read_frames(sources, tell_fault):
+    """Yield (source, frame) of all sources in their order; tell of those that can't be read."""
+    for source in sources:
+        try:
+            yield from ((source, frame) for frame in source)
+        except UserError as error:
+            tell_fault(error)
+
+
+def predict_sources(settings, stopping):
+    """Do what the command line says. Raises UserError at the end where something can't be read."""
     folder = run_folder.find_run(settings.run)
-    samples = find_pictures(settings.paths)
-    predict, data_set, trained = main.load_run(folder)
+    sources, faults = find_sources(settings.paths), []
     output = settings.output or folder / "predictions"
-    targets = plan_targets(samples, output, settings.save)
-    faults, started = [], time.monotonic()
+    targets = plan_targets(sources, output, settings.save)
+    predict, data_set, trained = main.load_run(folder)
 
-    def write(seen):
-        sample, picture, probabilities = seen
-        for kind, path in targets[sample.picture].items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            array = KINDS[kind](picture, probabilities, data_set)
-            save = functools.partial(
-                imageio.imwrite, image=array, plugin="pillow", compress_level=3
-            )
-            run_folder.write_atomically(path, save)
+    def read(item):
+        source, frame = item
+        try:
+            return source.read(frame)
+        except UserError as error:
+            faults.append(error)
 
-    results = helper.gen_test_output(
-        predict, samples, trained["image_shape"], scoring.PREDICTION_BATCH, faults.append
+    def choose_shape(shape):
+        scale = settings.scale
+        return [max(1, round(scale * size)) for size in shape] if scale else trained["image_shape"]
+
+    def encode(seen):
+        (source, frame), *answer = seen
+        return source, frame, {
+            kind: source.codec(KINDS[kind].codec).encode(KINDS[kind].make(*answer, data_set))
+            for kind in targets[source]
+        }  # fmt: skip
+
+    frames = read_frames(sources, faults.append)
+    answers = helper.predict_ahead(
+        in_tiles(predict), frames, read, choose_shape, scoring.PREDICTION_BATCH
     )
-    written = helper.map_ahead(write, results, WRITING_AHEAD)
-    count = sum(1 for _ in helper.progress(written, total=len(samples), unit="picture"))
-    seconds = time.monotonic() - started
-    helper.say(f"{output}: {count} of {len(samples)} pictures, {count / seconds:.1f} a second")
+    encoded = helper.map_ahead(encode, answers, helper.WORKERS)
+    until_stopped = itertools.takewhile(lambda _: not stopping.wish, encoded)
+    total, started = sum(source.expected for source in sources) or None, time.monotonic()
+    with stopping.granted(), helper.progress(until_stopped, total=total, unit="picture") as bar:
+        write_all(bar, targets)
+        rate = bar.n / (time.monotonic() - started)
+        helper.say(f"{output}: {bar.n} pictures or frames, {rate:.1f} a second")
     if faults:
         raise FaultyPicturesError("\n".join(sorted(map(str, faults))))
 
 
+def write_all(encoded, targets):
+    """Write (source, frame, {kind: encoded picture}) to the targets, one source after the other."""
+    for source, frames in itertools.groupby(encoded, key=lambda item: item[0]):
+        with contextlib.ExitStack() as files:
+            writes = {
+                kind: open_target(files, path, source.codec(KINDS[kind].codec), source)
+                for kind, path in targets[source].items()
+            }
+            for _, frame, pictures in frames:
+                for kind, picture in pictures.items():
+                    writes[kind](picture, frame)
+
+
+def open_target(files, path, codec, source):
+    """Open a file to write, whole or not at all, until `files` is closed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = files.enter_context(run_folder.written_whole(path))
+    return files.enter_context(codec.writing(temporary, source))
+
+
 def run(arguments=None):
     """Run from the command line. Returns the exit status."""
-    return exit_status(lambda _: predict_pictures(parse_settings(arguments)))
+    return exit_status(lambda stopping: predict_sources(parse_settings(arguments), stopping))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@
     python project_tests.py -m slow         the long ones: the main job; runs that are killed
     python project_tests.py -m jax          those on JAX, where it is installed
     python project_tests.py -m browser      those in Chromium, with selenium, where it is installed
+    python project_tests.py -m export       those of exported networks, with requirements-export.txt
     python project_tests.py -k layers       those with "layers" in their name
 """
 
 import contextlib
 import csv
 import errno
+import fractions
 import functools
 import hashlib
 import html.parser
@@ -33,6 +35,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import av
 import h5py
 import imageio.v3 as imageio
 import numpy as np
@@ -47,6 +50,7 @@ import data_check
 import datasets
 import download
 import evaluate
+import export
 import gallery
 import helper
 import main
@@ -59,6 +63,7 @@ import scoring
 import stopping
 import training
 import vgg_weights
+import video
 from datasets import DATASETS, VOID
 from main import keras
 
@@ -1260,25 +1265,34 @@ def album(tmp_path, random):
     for name, shape in {
         "wide.png": (20, 300, 3), "tall.jpg": (200, 11, 3), "dot.png": (1, 1, 3),
         "grey.png": (40, 50), "see-through.webp": (30, 40, 4), "twin.png": (8, 9, 3),
-        "twin.bmp": (8, 9, 3), "below/wide.png": (21, 30, 3),
+        "twin.bmp": (8, 9, 3), "below/wide.png": (21, 30, 3), "still.gif": (12, 14),
     }.items():  # fmt: skip
         Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(folder / name)
+    deep = random.integers(0, 65536, (10, 12), dtype=np.uint16)
+    Image.fromarray(deep).save(folder / "deep.png")
+    Image.new("RGB", (4000, 3000), (90, 120, 60)).save(folder / "large.jpg")
+    turned = Image.new("RGB", (30, 20))
+    turned.save(folder / "turned.jpg", exif=rotated())
     (folder / "notes.txt").write_text("no picture")
     return folder
+
+
+ALBUM_SIZES = {  # name of what is made of it: (width, height)
+    "wide": (300, 20), "tall": (11, 200), "dot": (1, 1), "grey": (50, 40), "see-through": (40, 30),
+    "twin.png": (9, 8), "twin.bmp": (9, 8), "below/wide": (30, 21), "still": (14, 12),
+    "deep": (12, 10), "large": (4000, 3000), "turned": (20, 30),
+}  # fmt: skip
 
 
 def test_every_picture_of_a_folder_is_predicted_in_its_own_size(trained, album, tmp_path):
     kinds = ("overlay", "mask", "probability")
     assert run_predict(trained, album, "--output", tmp_path / "out", "--save", *kinds) == 0
-    stems = {"wide": "wide.png", "tall": "tall.jpg", "dot": "dot.png", "grey": "grey.png",
-             "see-through": "see-through.webp", "twin.png": "twin.png", "twin.bmp": "twin.bmp",
-             "below/wide": "below/wide.png"}  # fmt: skip
     written = {path.relative_to(tmp_path / "out").as_posix()
                for path in (tmp_path / "out").rglob("*.*")}  # fmt: skip
-    assert written == {f"{stem}_{kind}.png" for stem in stems for kind in kinds}
-    for stem, name in stems.items():
+    assert written == {f"{stem}_{kind}.png" for stem in ALBUM_SIZES for kind in kinds}
+    for stem, size in ALBUM_SIZES.items():
         images = [Image.open(tmp_path / "out" / f"{stem}_{kind}.png") for kind in kinds]
-        assert {image.size for image in images} == {Image.open(album / name).size}
+        assert {image.size for image in images} == {size}
         assert [image.mode for image in images] == ["RGB", "L", "L"]
         mask, probability = (np.asarray(image) for image in images[1:])
         certain = np.abs(probability.astype(int) - 127.5) > 1
@@ -1288,20 +1302,20 @@ def test_every_picture_of_a_folder_is_predicted_in_its_own_size(trained, album, 
 def test_a_corrupt_picture_among_good_ones_is_named_at_the_end(trained, album, tmp_path, capsys):
     (album / "torn.png").write_bytes((album / "wide.png").read_bytes()[:100])
     (album / "below" / "empty.jpg").write_bytes(b"")
+    (album / "words.mp4").write_text("no video")
     assert run_predict(trained, album, "--output", tmp_path / "out") == 1
     error = capsys.readouterr().err
-    assert "torn.png" in error and "empty.jpg" in error
-    assert len(list((tmp_path / "out").rglob("*_overlay.png"))) == 8
+    assert all(name in error for name in ("torn.png", "empty.jpg", "words.mp4"))
+    assert len(list((tmp_path / "out").rglob("*_overlay.*"))) == len(ALBUM_SIZES)
 
 
 def test_globs_and_files_go_to_the_runs_folder_and_nothing_is_overwritten(
     trained, album, tmp_path, capsys
 ):
     shutil.copytree(trained, tmp_path / "run")
-    assert run_predict(tmp_path / "run", album / "t*.*", album / "dot.png") == 0
+    assert run_predict(tmp_path / "run", album / "tw*.*", album / "dot.png") == 0
     names = {path.name for path in (tmp_path / "run" / "predictions").iterdir()}
-    assert names == {"tall_overlay.png", "twin.png_overlay.png", "twin.bmp_overlay.png",
-                     "dot_overlay.png"}  # fmt: skip
+    assert names == {"twin.png_overlay.png", "twin.bmp_overlay.png", "dot_overlay.png"}
     shutil.copy(album / "wide.png", album / "wide_overlay.png")
     before = (album / "wide_overlay.png").read_bytes()
     capsys.readouterr()
@@ -1309,7 +1323,7 @@ def test_globs_and_files_go_to_the_runs_folder_and_nothing_is_overwritten(
     assert "wide_overlay.png" in error_line(capsys)
     assert (album / "wide_overlay.png").read_bytes() == before
     assert run_predict(trained, album / "none*") == 2
-    assert "no picture found" in error_line(capsys)
+    assert "nothing found" in error_line(capsys)
 
 
 def test_a_picture_has_the_same_probabilities_alone_in_a_batch_and_in_validation(trained):
@@ -1324,6 +1338,302 @@ def test_a_picture_has_the_same_probabilities_alone_in_a_batch_and_in_validation
     for one, two, three in zip(together, alone, validated, strict=True):
         np.testing.assert_allclose(one, two, atol=1e-4)
         np.testing.assert_allclose(one, three, atol=1e-4)
+
+
+def triangle_weights(given, wanted):
+    """The share of each given pixel in each wanted one, by the definition, one by one."""
+    step = given / wanted
+    weights = np.zeros((wanted, given))
+    for i, j in np.ndindex(weights.shape):
+        distance = abs(j + 0.5 - (i + 0.5) * step)
+        weights[i, j] = max(0.0, 1 - distance / max(step, 1.0))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(("given", "wanted"), [
+    ((1, 1), (3, 5)), ((7, 9), (1, 1)), ((40, 31), (13, 64)), ((13, 64), (40, 31)),
+    ((5, 6), (5, 6)), ((3, 1000), (2, 3)), ((2, 3), (3, 1000)),
+], ids=str)  # fmt: skip
+def test_resampling_is_the_same_outside_and_inside_of_a_network(given, wanted, random):
+    """Both are the triangle filter; on whole numbers and on floats."""
+    array = random.integers(0, 256, (*given, 3), dtype=np.uint8)
+    rows, columns = map(triangle_weights, given, wanted)
+    expected = np.einsum("ih,hwc,jw->ijc", rows, array, columns)
+    np.testing.assert_allclose(helper.resample(array, wanted), expected, atol=1e-3)
+    reference = np.zeros((1, *wanted, 1), np.uint8)
+    for layer in (export.Resample(wanted), lambda x: export.Resample()(x, reference)):
+        np.testing.assert_allclose(layer(array[None])[0], expected, atol=1e-3)
+
+
+def test_tiles_change_no_answer(random):
+    """What a pixel's answer depends on lies in its tile; half as far would not be enough."""
+    keras.utils.set_random_seed(0)
+    network = main.layers(main.load_vgg({}, NARROW_BLOCKS, head_channels=4), 2)
+    set_small_scores(network, random)
+    whole = network.predict_on_batch
+    sizes = []
+
+    def watched(pictures):
+        sizes.append(pictures.shape[:3])
+        return whole(pictures)
+
+    for shape in ((750, 801), (33, 1290), (640, 200)):
+        pictures = random.uniform(0, 255, (2, *shape, 3)).astype(np.float32)
+        expected = whole(pictures)
+        spread = np.ptp(expected)
+        found = predict.in_tiles(watched, tile=704)(pictures)
+        assert np.abs(found - expected).max() < 1e-5 * spread
+        near = predict.in_tiles(whole, tile=704, reach=128)(pictures)
+        assert max(shape) <= 704 or np.abs(near - expected).max() > 1e-4 * spread
+    assert all(n * height * width <= 704**2 for n, height, width in sizes)
+
+
+def test_a_scale_is_that_of_the_picture(trained, tmp_path, random):
+    """At 1 and at a half: the probabilities of the network at that size."""
+    picture = random.integers(0, 256, (64, 100, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    network, _ = main.load_run(trained)[:2]
+    for scale, shape in ((1, (64, 100)), (0.5, (32, 50))):
+        assert run_predict(trained, tmp_path / "a.png", "--output", tmp_path, "--scale", scale,
+                           "--save", "probability") == 0  # fmt: skip
+        road = helper.resample(network(helper.resample(picture, shape)[None])[0], (64, 100))[..., 1]
+        np.testing.assert_allclose(
+            helper.read_numbers(tmp_path / "a_probability.png"), 255 * road, atol=0.6
+        )
+
+
+def write_video(path, frames, rate=10, codec="ffv1", times=None, rotation=None):
+    """Write uint8 [H, W, 3] frames with PyAV; times in milliseconds."""
+    forms = {"ffv1": "bgr0", "libx264": "yuv420p", "mpeg4": "yuv420p"}
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate)
+        stream.height, stream.width = frames[0].shape[:2] if len(frames) else (32, 32)
+        stream.pix_fmt = forms[codec]
+        stream.codec_context.gop_size = 5
+        if rotation:
+            stream.set_display_rotation(rotation)
+        if times:
+            milliseconds = fractions.Fraction(1, 1000)
+            stream.time_base = stream.codec_context.time_base = milliseconds
+        container.start_encoding()
+        for number, picture in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+            if times:
+                frame.pts, frame.time_base = times[number], milliseconds
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def read_video(path):
+    """Return (times in seconds, frames, average rate) with PyAV."""
+    with av.open(str(path)) as container:
+        rate = container.streams.video[0].average_rate
+        frames = list(container.decode(video=0))
+    grey = frames[0].format.name == "gray"
+    pictures = [frame.to_ndarray(format="gray" if grey else "rgb24") for frame in frames]
+    return [frame.time for frame in frames], pictures, float(rate)
+
+
+@pytest.fixture
+def frames(random):
+    """Twelve frames of 31x45, none like another."""
+    coarse = random.integers(0, 256, (12, 4, 5, 3), dtype=np.uint8)
+    return [np.asarray(Image.fromarray(small).resize((45, 31))) for small in coarse]
+
+
+def test_a_frame_of_a_video_is_predicted_as_the_same_picture(trained, frames, tmp_path):
+    """All frames, in their order, size and rate; masks and probabilities without any loss."""
+    kinds, out = ("overlay", "mask", "probability"), tmp_path / "out"
+    write_video(tmp_path / "film.mkv", frames, rate=10)
+    for number, picture in enumerate(frames):
+        Image.fromarray(picture).save(tmp_path / f"p{number:02d}.png")
+    assert run_predict(trained, tmp_path, "--output", out, "--save", *kinds) == 0
+    endings = {"overlay": "mp4", "mask": "mkv", "probability": "mkv"}
+    for kind, ending in endings.items():
+        times, pictures, rate = read_video(out / f"film_{kind}.{ending}")
+        np.testing.assert_allclose(times, np.arange(12) / 10, atol=1e-3)
+        assert rate == pytest.approx(10, rel=0.01) and len(pictures) == 12
+        for number, picture in enumerate(pictures):
+            still = np.asarray(Image.open(out / f"p{number:02d}_{kind}.png"))
+            if kind == "overlay":  # compressed; other frames are some 60 away
+                assert picture.shape == still.shape == (31, 45, 3)
+                assert np.abs(picture.astype(int) - still).mean() < 10
+            else:
+                np.testing.assert_array_equal(picture, still)
+
+
+def test_frames_keep_their_times_where_these_are_uneven(trained, frames, tmp_path):
+    times = [0, 40, 80, 700, 720, 760, 1500, 1501, 1600, 1700, 1800, 2500]
+    even = [np.ascontiguousarray(frame[:30, :44]) for frame in frames]
+    write_video(tmp_path / "film.mp4", even, codec="libx264", times=times)
+    assert run_predict(trained, tmp_path, "--output", tmp_path / "out") == 0
+    found, pictures, _ = read_video(tmp_path / "out" / "film_overlay.mp4")
+    np.testing.assert_allclose(found, np.array(times) / 1000, atol=1e-3)
+    assert pictures[0].shape == (30, 44, 3)
+
+
+@pytest.mark.parametrize(("rotation", "corner"), [(90, "lower left"), (-90, "upper right"),
+                                                  (180, "lower right")])  # fmt: skip
+def test_a_video_is_turned_as_the_camera_was_held(rotation, corner, tmp_path):
+    """Its bright upper left corner comes where FFmpeg's counter-clockwise angle brings it."""
+    frame = np.zeros((32, 48, 3), np.uint8)
+    frame[:8, :8] = 255
+    path = write_video(tmp_path / "a.mp4", [frame] * 3, codec="libx264", rotation=rotation)
+    picture = video.Video.read(next(iter(video.Video(path))))
+    assert picture.shape == ((32, 48, 3) if rotation == 180 else (48, 32, 3))
+    rows, columns = corner.split()
+    row = {"upper": 2, "lower": -3}[rows]
+    column = {"left": 2, "right": -3}[columns]
+    assert picture[row, column].min() > 200 and np.median(picture) < 20
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("mkv", "libx264"), ("avi", "mpeg4")])
+def test_of_a_video_that_was_cut_off_all_that_is_there_is_done(
+    suffix, codec, trained, random, tmp_path, capsys
+):
+    frames = [random.integers(0, 256, (32, 48, 3), dtype=np.uint8) for _ in range(40)]
+    path = write_video(tmp_path / f"cut.{suffix}", frames, codec=codec)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    Image.fromarray(frames[0]).save(tmp_path / "good.png")
+    assert run_predict(trained, tmp_path, "--output", tmp_path / "out") == 1
+    assert re.search(rf"cut.{suffix}: cut off after .* of [24].0 seconds", capsys.readouterr().err)
+    assert 5 < len(read_video(tmp_path / "out" / "cut_overlay.mp4")[1]) < 40
+    assert (tmp_path / "out" / "good_overlay.png").is_file()
+
+
+def test_a_damaged_place_costs_some_frames(random, tmp_path):
+    frames = [random.integers(0, 256, (32, 48, 3), dtype=np.uint8) for _ in range(40)]
+    path = write_video(tmp_path / "a.mkv", frames, codec="libx264")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 900] = bytes(900)
+    path.write_bytes(content)
+    seen = []
+    with pytest.raises(datasets.UserError, match="damaged in"):
+        for frame in video.Video(path):
+            seen.append(frame.pts)
+    assert 20 < len(seen) <= 40 and seen == sorted(set(seen))
+
+
+@pytest.mark.parametrize("make", [
+    lambda path: path.write_bytes(b""),
+    lambda path: path.write_text("no video at all"),
+    lambda path: write_video(path, []),
+    lambda path: write_video(path, [np.zeros((8, 8, 3), np.uint8)]).write_bytes(
+        path.read_bytes()[:200]),
+], ids=["empty", "words", "no frames", "header alone"])  # fmt: skip
+def test_a_video_without_a_frame_is_named_and_leaves_nothing(make, trained, tmp_path, capsys):
+    make(tmp_path / "a.mkv")
+    assert run_predict(trained, tmp_path / "a.mkv", "--output", tmp_path / "out") == 1
+    assert "a.mkv: " in capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
+    assert not list((tmp_path / "out").rglob("*"))
+
+
+def test_a_moving_gif_is_a_video(trained, frames, tmp_path):
+    pictures = [Image.fromarray(frame) for frame in frames]
+    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=200)
+    assert run_predict(trained, tmp_path / "a.gif", "--output", tmp_path) == 0
+    times, _, _ = read_video(tmp_path / "a_overlay.mp4")
+    np.testing.assert_allclose(times, 0.2 * np.arange(12), atol=1e-3)
+
+
+def test_a_camera_is_read_and_one_that_is_not_there_gives_one_line(
+    trained, tmp_path, monkeypatch, capsys
+):
+    picture = "testsrc=size=64x48:rate=10:duration={}"
+    monkeypatch.setattr(video, "CAMERAS", {"Linux": ("lavfi", picture)})
+    monkeypatch.setattr(video.platform, "system", lambda: "Linux")
+    assert run_predict(trained, "camera:2", "--output", tmp_path) == 0
+    assert len(read_video(tmp_path / "camera_2_overlay.mp4")[1]) == 20
+    monkeypatch.undo()
+    assert run_predict(trained, "camera:98", "--output", tmp_path / "out") == 1
+    assert "camera:98" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_ctrl_c_leaves_a_video_that_can_be_played(trained, random, tmp_path):
+    frames = [random.integers(0, 256, (32, 48, 3), dtype=np.uint8)] * 3000
+    film = write_video(tmp_path / "film.mkv", frames)
+    command = [sys.executable, HERE / "predict.py", trained, film, "--output", tmp_path / "out"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        partial = tmp_path / "out" / "partial.film_overlay.mp4"
+        while process.poll() is None and not (partial.is_file() and partial.stat().st_size):
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        output = process.stdout.read().decode()
+    assert process.returncode == 130 and "Traceback" not in output
+    assert 0 < len(read_video(tmp_path / "out" / "film_overlay.mp4")[1]) < 3000
+    assert not partial.exists()
+
+
+# --- export ---------------------------------------------------------------------------------------
+
+
+def run_export(*arguments):
+    return export.run([str(argument) for argument in arguments])
+
+
+def needs_packages(form):
+    found = all(importlib.util.find_spec(name) for name in export.FORMATS[form].modules)
+    skip = pytest.mark.skipif(not found, reason="needs requirements-export.txt")
+    return pytest.param(form, marks=[skip, pytest.mark.export])
+
+
+@pytest.mark.parametrize("form", [needs_packages(form) for form in export.FORMATS])
+def test_an_exported_network_answers_as_predict_does(form, trained, random, tmp_path, capsys):
+    """Pictures of several sizes, also several at once, opened in a process without Keras."""
+    output = tmp_path / export.FORMATS[form].file_name
+    assert run_export(trained, "--format", form, "--output", output) == 0
+    assert "checked on 3 pictures: largest difference" in capsys.readouterr().out
+    assert not list(tmp_path.glob("partial*"))
+    answer = export.FORMATS[form].open(output)
+    for shape in ((50, 70), (1, 1), (200, 33), (96, 320)):
+        pictures = random.integers(0, 256, (2, *shape, 3), dtype=np.uint8)
+        for number, picture in enumerate(pictures):
+            Image.fromarray(picture).save(tmp_path / f"{number}.png")
+        assert run_predict(trained, tmp_path / "[01].png", "--output", tmp_path, "--save",
+                           "probability") == 0  # fmt: skip
+        for number, found in enumerate(answer(pictures)):
+            expected = np.asarray(Image.open(tmp_path / f"{number}_probability.png"))
+            np.testing.assert_allclose(255 * found[..., 1], expected, atol=0.5 + 255e-4)
+            np.testing.assert_allclose(found.sum(axis=-1), 1, atol=1e-5)
+
+
+def test_an_export_that_cannot_be_done_gives_one_line_and_leaves_nothing(
+    trained, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("words")
+    for form, output, status, message in (
+        ("onnx", "road.pb", 2, "expected a name that ends with .onnx"),
+        ("saved_model", "folder", 2, "holds something else"),
+        ("saved_model", "file", 2, "is a file"),
+    ):
+        assert run_export(trained, "--format", form, "--output", tmp_path / output) == status
+        assert message in error_line(capsys)
+    with monkeypatch.context() as patch:
+        patch.setattr(export.importlib.util, "find_spec", lambda name: None)
+        assert run_export(trained, "--format", "litert", "--output", tmp_path / "a.tflite") == 2
+        assert "pip install ai-edge-litert" in error_line(capsys)
+    monkeypatch.setattr(export, "LARGEST_DIFFERENCE", 0.0)
+    monkeypatch.setattr(export.Resample, "_weights", staticmethod(lambda given, wanted: (
+        keras.ops.ones((wanted, given)) / keras.ops.cast(given, "float32"))))  # fmt: skip
+    assert run_export(trained, "--format", "saved_model", "--output", tmp_path / "model") == 1
+    assert "nothing was written" in error_line(capsys)
+    assert {path.name for path in tmp_path.iterdir()} == {"folder", "file"}
+
+
+@pytest.mark.export
+@pytest.mark.skipif(not importlib.util.find_spec("onnxruntime"), reason="needs onnxruntime")
+def test_the_readmes_example_needs_no_keras(trained, frames, tmp_path):
+    """It prints, for each frame, how far right of the middle the road is."""
+    assert run_export(trained, "--format", "onnx", "--output", tmp_path / "model.onnx") == 0
+    write_video(tmp_path / "drive.mp4", frames[:3], codec="ffv1")
+    (example,) = re.findall(r"```python\n(.*?)```", (HERE / "README.md").read_text(), re.DOTALL)
+    assert len(example.splitlines()) <= 20
+    example += "\nimport sys; assert not {'keras', 'tensorflow'} & set(sys.modules)\n"
+    done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True,
+                          text=True, check=True)  # fmt: skip
+    assert len(done.stdout.splitlines()) == 3
 
 
 # --- report ---------------------------------------------------------------------------------------

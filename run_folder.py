@@ -103,14 +103,15 @@ def note_settings(folder, settings):
     write_json(path, (read_json(path) if path.is_file() else {}) | settings)
 
 
-def write_atomically(path, write):
-    """Let write(temporary path) make a file, then give it its name: whole or not at all.
+@contextlib.contextmanager
+def written_whole(path):
+    """Give a temporary path to write in the body, which then gets the name: whole or not at all.
 
     The temporary file keeps the suffixes, which decide on the format, and is synced to the disk.
     """
     temporary = path.with_name(f"partial.{path.name}")
     try:
-        write(temporary)
+        yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -118,6 +119,12 @@ def write_atomically(path, write):
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def write_atomically(path, write):
+    """Let write(temporary path) make a file, whole or not at all."""
+    with written_whole(path) as temporary:
+        write(temporary)
 
 
 def write_json(path, content):

@@ -1,0 +1,194 @@
+"""Frames out of videos and cameras, and into videos, each at its own time.
+
+PyAV brings the libraries of FFmpeg, which read nearly everything: https://pyav.basswood-io.com
+"""
+
+import contextlib
+import platform
+from dataclasses import dataclass
+
+import av
+import numpy as np
+
+from datasets import UserError
+
+SUFFIXES = (
+    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts",
+    ".ogv", ".ts", ".webm", ".wmv",
+)  # fmt: skip
+CAMERA = "camera:"  # and its number
+CAMERAS = {  # system: (FFmpeg's format, how it calls a camera)
+    "Linux": ("v4l2", "/dev/video{}"),
+    "Darwin": ("avfoundation", "{}"),
+    "Windows": ("dshow", "video={}"),
+}
+MISSING_SECONDS = 0.25  # at the end of a video that is taken for whole
+USUAL_RATE = 25  # frames a second, of a video that does not say
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How frames are written: the container's suffix, and FFmpeg's names and options."""
+
+    suffix: str
+    name: str
+    pixel_format: str
+    odd_pixel_format: str  # where height or width is odd, which halved colours can't be
+    options: dict
+
+    def encode(self, picture):
+        """Bring uint8 [H, W, 3] or [H, W] into the codec's colours. Returns av.VideoFrame."""
+        if picture.ndim == 2:
+            return av.VideoFrame.from_ndarray(picture, "gray")
+        odd = picture.shape[0] % 2 or picture.shape[1] % 2
+        return av.VideoFrame.from_ndarray(picture, "rgb24").reformat(
+            format=self.odd_pixel_format if odd else self.pixel_format,
+            dst_colorspace="ITU709", dst_color_range="MPEG",  # what players expect of H.264
+        )  # fmt: skip
+
+    def writing(self, path, source):
+        """Open a video to write: a context manager of write(encoded, frame of source)."""
+        return VideoWriter(path, self, source)
+
+
+TO_WATCH = Codec(".mp4", "libx264", "yuv420p", "yuv444p", {"crf": "20", "preset": "veryfast"})
+LOSSLESS_GREY = Codec(".mkv", "ffv1", "gray", "gray", {})
+
+
+class Video:
+    """A video or a camera to read.
+
+    path: of the video, or "camera:0"; name: of what is made of it. Iterating opens it and yields
+    av.VideoFrames in the order in which they are shown, the first at time 0. Raises UserError:
+    where nothing can be read, and at the end of one that is damaged or cut off.
+    """
+
+    def __init__(self, path, name=None):
+        self.path, self.name = path, name
+        self.rate = self.time_base = None  # known once frames come
+        self.expected = 0  # frames, as far as the file tells
+        if not str(path).startswith(CAMERA):
+            with contextlib.suppress(UserError), self._opened() as stream:
+                rate = stream.average_rate or 0
+                self.expected = stream.frames or round((_seconds(stream) or 0) * rate)
+
+    @contextlib.contextmanager
+    def _opened(self):
+        try:
+            with av.open(**_address(self.path)) as container:
+                if not container.streams.video:
+                    raise UserError(f"{self.path}: there is no video in this file")
+                yield container.streams.video[0]
+        except (av.FFmpegError, OSError) as error:
+            raise UserError(
+                f"{self.path}: no video that can be read ({error.strerror}): empty, without its "
+                "end, or of another kind"
+            ) from error
+
+    def __iter__(self):
+        with self._opened() as stream:
+            stream.thread_type = "AUTO"
+            self.rate, self.time_base = stream.average_rate or USUAL_RATE, stream.time_base
+            frames, first, last, damaged = 0, None, None, 0
+            for frame in _decode(stream):
+                damaged += frame is None or frame.is_corrupt
+                if frame is None:
+                    continue
+                if first is None:
+                    first, last = frame.pts or 0, -1
+                # Some videos have no times, or times that stand still.
+                frame.pts = max(last + 1, (frame.pts or 0) - first)
+                frames, last = frames + 1, frame.pts
+                end = float(frame.pts * stream.time_base)
+                end += float(frame.duration * stream.time_base) or 1 / self.rate
+                yield frame
+            if not frames:
+                raise UserError(f"{self.path}: not a single frame of this video can be read")
+            if (seconds := _seconds(stream)) and seconds - end > MISSING_SECONDS:
+                raise UserError(
+                    f"{self.path}: cut off after {end:.1f} of {seconds:.1f} seconds; the {frames} "
+                    "frames that are there are done"
+                )
+            if damaged:
+                raise UserError(f"{self.path}: damaged in {damaged} places; the rest is done")
+
+
+    @staticmethod
+    def read(frame):
+        """Make a picture, uint8 [H, W, 3], of a frame, turned as the camera was held."""
+        picture = frame.to_ndarray(format="rgb24")
+        return np.ascontiguousarray(np.rot90(picture, frame.rotation // 90))
+
+    def codec(self, codec):
+        """Choose how to write what is made of the frames: as videos are written."""
+        return codec
+
+
+def _address(path):
+    """Return what av.open needs to open a video or a camera."""
+    if not str(path).startswith(CAMERA):
+        return {"file": str(path)}
+    number = str(path).removeprefix(CAMERA)
+    form, name = CAMERAS.get(platform.system(), CAMERAS["Linux"])
+    if form == "dshow" and number.isdecimal():
+        cameras = [device.name for device in av.device.enumerate_input_devices(form)
+                   if "video" in device.media_types]  # fmt: skip
+        number = dict(enumerate(cameras)).get(int(number), number)
+    return {"file": name.format(number), "format": form}
+
+
+def _seconds(stream):
+    """How long a video says it is, or None where it does not say."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    if length := stream.metadata.get("DURATION"):  # Matroska's: hours:minutes:seconds
+        return sum(60**place * float(part) for place, part in enumerate(length.split(":")[::-1]))
+    return None
+
+
+def _decode(stream):
+    """Yield a stream's frames, None for each damaged place."""
+    packets = stream.container.demux(stream)
+    while True:
+        try:
+            yield from next(packets).decode()
+        except (StopIteration, av.EOFError):
+            return
+        except av.FFmpegError:
+            yield None
+
+
+class VideoWriter:
+    """Writes pictures of one size as a video, each at its own time.
+
+    path: to write, with the codec's suffix; codec: Codec; source: Video that was begun to read,
+    whose rate and times the pictures have. To be closed by `with`.
+    """
+
+    def __init__(self, path, codec, source):
+        self.container = av.open(str(path), "w")
+        self.stream = self.container.add_stream(codec.name, source.rate, options=codec.options)
+        self.time_base = source.time_base
+
+    def _set_up(self, frame):
+        context = self.stream.codec_context
+        self.stream.time_base = context.time_base = self.time_base
+        context.width, context.height = frame.width, frame.height
+        context.pix_fmt = frame.format.name
+        context.colorspace, context.color_range = frame.colorspace, frame.color_range
+        context.color_primaries = context.color_trc = frame.colorspace
+
+    def __enter__(self):
+        def write(encoded, frame):
+            if not self.stream.codec_context.is_open:
+                self._set_up(encoded)
+            encoded.pts, encoded.duration = frame.pts, frame.duration or 0
+            encoded.time_base = self.time_base
+            self.container.mux(self.stream.encode(encoded))
+
+        return write
+
+    def __exit__(self, *failure):
+        if self.stream.codec_context.is_open:
+            self.container.mux(self.stream.encode(None))
+        self.container.close()
