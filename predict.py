@@ -242,7 +242,10 @@ def read_frames(sources, tell_fault):
 
 
 def predict_sources(settings, stopping):
-    """Do what the command line says. Raises UserError at the end where something can't be read."""
+    """Do what the command line says. Returns pictures or frames a second.
+
+    Raises FaultyPicturesError at the end where something can't be read.
+    """
     folder = run_folder.find_run(settings.run)
     sources, faults = find_sources(settings.paths), []
     output = settings.output or folder / "predictions"
@@ -280,6 +283,7 @@ def predict_sources(settings, stopping):
         helper.say(f"{output}: {bar.n} pictures or frames, {rate:.1f} a second")
     if faults:
         raise FaultyPicturesError("\n".join(sorted(map(str, faults))))
+    return rate
 
 
 def write_all(encoded, targets):

@@ -1402,12 +1402,12 @@ def test_a_scale_is_that_of_the_picture(trained, tmp_path, random):
         )
 
 
-def write_video(path, frames, rate=10, codec="ffv1", times=None, rotation=None):
-    """Write uint8 [H, W, 3] frames with PyAV; times in milliseconds."""
+def write_video(path, frames, rate=10, codec="ffv1", times=None, rotation=None, shape=None):
+    """Write uint8 [H, W, 3] frames with PyAV; times in milliseconds; shape: where none tells it."""
     forms = {"ffv1": "bgr0", "libx264": "yuv420p", "mpeg4": "yuv420p"}
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate)
-        stream.height, stream.width = frames[0].shape[:2] if len(frames) else (32, 32)
+        stream.height, stream.width = shape or frames[0].shape[:2]
         stream.pix_fmt = forms[codec]
         stream.codec_context.gop_size = 5
         if rotation:
@@ -1417,7 +1417,7 @@ def write_video(path, frames, rate=10, codec="ffv1", times=None, rotation=None):
             stream.time_base = stream.codec_context.time_base = milliseconds
         container.start_encoding()
         for number, picture in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")
             if times:
                 frame.pts, frame.time_base = times[number], milliseconds
             container.mux(stream.encode(frame))
@@ -1518,7 +1518,7 @@ def test_a_damaged_place_costs_some_frames(random, tmp_path):
 @pytest.mark.parametrize("make", [
     lambda path: path.write_bytes(b""),
     lambda path: path.write_text("no video at all"),
-    lambda path: write_video(path, []),
+    lambda path: write_video(path, [], shape=(32, 32)),
     lambda path: write_video(path, [np.zeros((8, 8, 3), np.uint8)]).write_bytes(
         path.read_bytes()[:200]),
 ], ids=["empty", "words", "no frames", "header alone"])  # fmt: skip
@@ -1563,6 +1563,31 @@ def test_ctrl_c_leaves_a_video_that_can_be_played(trained, random, tmp_path):
     assert process.returncode == 130 and "Traceback" not in output
     assert 0 < len(read_video(tmp_path / "out" / "film_overlay.mp4")[1]) < 3000
     assert not partial.exists()
+
+
+@pytest.mark.slow
+def test_a_long_video_takes_no_more_memory_than_a_short_one(trained, tmp_path):
+    """A minute of 1080p beside six seconds of it: every frame is there, the peak is the same."""
+    scene = scenes.draw_scene("um", 0, shape=(1200, 2040)).picture
+    places = [round(60 + 60 * np.sin(number / 50)) for number in range(1500)]
+    peaks = []
+    for count in (150, 1500):
+        path = write_video(
+            tmp_path / f"{count}.mp4",
+            (scene[place : place + 1080, place : place + 1920] for place in places[:count]),
+            rate=25, codec="libx264", shape=(1080, 1920),
+        )  # fmt: skip
+        script = (
+            "import predict, resource, sys; status = predict.run(sys.argv[1:]);"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(status)"
+        )
+        command = [sys.executable, "-c", script, trained, path, "--output", tmp_path]
+        done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout.split()[-1]) * 1024)
+        with av.open(str(tmp_path / f"{count}_overlay.mp4")) as container:
+            stream = container.streams.video[0]
+            assert (stream.frames, stream.width, stream.height) == (count, 1920, 1080)
+    assert peaks[1] < peaks[0] + 100e6, peaks
 
 
 # --- export ---------------------------------------------------------------------------------------

@@ -1,0 +1,209 @@
+"""How fast the real functions are, next to the machine's own limit.
+
+    python bench.py                      a table on the terminal
+    python bench.py --json bench.json    and as JSON
+
+Everything is measured in turn, ROUNDS times over, in one go: only ratios of such figures mean
+something. Nothing is downloaded; the pictures are drawn, the network is an untrained head on
+ImageNet's VGG16.
+"""
+
+import argparse
+import functools
+import importlib.util
+import math
+import os
+import platform
+import re
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+
+import export
+import helper
+import main
+import predict
+import run_folder
+import scenes
+import scoring
+import vgg_weights
+from command_line import exit_status
+from datasets import DATASETS
+from engine import keras
+from stopping import Stopping
+
+ALONE = "network alone in Keras"
+KITTI_SHAPE = (375, 1242)
+NETWORK_SHAPE = (160, 576)
+CASES = (  # pictures' shape, shape in the network
+    (NETWORK_SHAPE, NETWORK_SHAPE),
+    (KITTI_SHAPE, NETWORK_SHAPE),
+    (KITTI_SHAPE, KITTI_SHAPE),
+)
+DRAWN, COPIES = 12, 4  # pictures, and how often each is there
+ROUNDS = 2
+SECONDS = 6.0  # of a measurement, about
+
+
+def parse_settings(arguments=None):
+    """Read the command line. Wrong usage ends the program with status 2."""
+    parser = argparse.ArgumentParser(description="Measures how fast the real functions are.")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    return parser.parse_args(arguments)
+
+
+def make_run(folder, image_shape):
+    """Make the folder of a run with an untrained head."""
+    folder.mkdir()
+    data_set = DATASETS["synthetic"]
+    weights = vgg_weights.read("conv", Path(__file__).parent / "data")
+    network = main.layers(main.load_vgg(weights), len(data_set.classes))
+    network.save_weights(folder / "best.weights.h5")
+    run_folder.write_json(folder / "settings.json", {
+        "dataset": "synthetic", "precision": "float32", "image_shape": image_shape,
+        "data_dir": str(folder),
+    })  # fmt: skip
+    return folder
+
+
+def draw_pictures(folder, shape):
+    """Draw PNG files to predict. Returns a batch of them, uint8 [N, H, W, 3]."""
+    folder.mkdir()
+    pictures = [scenes.draw_scene("um", index, shape=shape).picture for index in range(DRAWN)]
+    for number in range(DRAWN * COPIES):
+        imageio.imwrite(folder / f"{number:03d}.png", pictures[number % DRAWN])
+    return np.stack(pictures[: scoring.PREDICTION_BATCH])
+
+
+def rate_of(function, batch):
+    """Call a function with a batch again and again. Returns pictures a second."""
+    function(batch)
+    count, started = 0, time.perf_counter()
+    while (seconds := time.perf_counter() - started) < SECONDS:
+        function(batch)
+        count += len(batch)
+    return count / seconds
+
+
+def rate_of_predict(run, pictures, kind):
+    """Let predict.py write one kind of all pictures in a folder. Returns pictures a second."""
+    command = [run, pictures, "--output", run.parent / kind, "--save", kind]
+    return predict.predict_sources(predict.parse_settings(map(str, command)), Stopping())
+
+
+def rate_of_export(run, name, batch):
+    """Export a run and run it in its runtime. Returns pictures a second."""
+    path = run / export.FORMATS[name].file_name
+    if not path.exists():
+        export.export(export.parse_settings([str(run), "--format", name]))
+    return rate_of(export.FORMATS[name].open(path), batch)
+
+
+def prediction_things(folder, shape, image_shape):
+    """Make what is measured of one case: {its name: function () -> pictures a second}."""
+    run, batch = make_run(folder / "run", image_shape), draw_pictures(folder / "pictures", shape)
+    network = main.load_network(run)[0]
+    small = np.stack([helper.resample(picture, image_shape) for picture in batch])
+    partial = functools.partial
+    return (
+        {ALONE: partial(rate_of, network.predict_on_batch, small)}
+        | {
+            f"predict.py --save {kind}": partial(rate_of_predict, run, folder / "pictures", kind)
+            for kind in ("mask", "overlay")
+        }
+        | {
+            f"export.py --format {name}": partial(rate_of_export, run, name, batch)
+            for name, form in export.FORMATS.items()
+            if all(map(importlib.util.find_spec, form.modules))
+        }
+    )
+
+
+def measure(things):
+    """Measure things in turn, ROUNDS times. Returns {name: mean}."""
+    rounds = [{name: thing() for name, thing in things.items()} for _ in range(ROUNDS)]
+    return {name: float(np.mean([figures[name] for figures in rounds])) for name in things}
+
+
+def matrix_product_rate(size=4096):
+    """The machine's own limit: floating-point operations a second of a large matrix product."""
+    matrix = keras.ops.ones((size, size), "float32")
+    multiply = functools.partial(keras.ops.matmul, matrix)
+    return 2 * size**3 * rate_of(lambda batch: np.asarray(multiply(batch[0])), matrix[None])
+
+
+def operations(network, shape):
+    """Floating-point operations of a network's convolutions, for one picture of a shape."""
+    convolutions = [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
+    outputs = keras.Model(network.input, [layer.output for layer in convolutions])
+    maps = outputs.predict_on_batch(np.zeros((1, *shape, 3), np.uint8))
+    return sum(
+        2 * math.prod(layer.kernel.shape) * math.prod(result.shape[1:3])
+        for layer, result in zip(convolutions, maps, strict=True)
+    )
+
+
+def measure_prediction(folder):
+    """Measure all CASES. Yields rows of the table, dicts."""
+    for number, (shape, image_shape) in enumerate(CASES):
+        case = folder / str(number)
+        case.mkdir()
+        figures = measure(prediction_things(case, shape, image_shape))
+        network = figures[ALONE]
+        limit = matrix_product_rate() / operations(main.load_network(case / "run")[0], image_shape)
+        for name, rate in figures.items():
+            yield {
+                "pictures": shape, "network": image_shape, "what": name,
+                "pictures a second": rate, "of the network alone": rate / network,
+                "of a matrix product": rate / limit,
+            }  # fmt: skip
+
+
+def table(rows):
+    """Lay rows out in Markdown."""
+    lines = [list(rows[0]), ["---"] * len(rows[0])]
+    lines += [[text(value) for value in row.values()] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def text(value):
+    """Write a name, a (height, width) or a figure."""
+    if isinstance(value, tuple):
+        return "x".join(map(str, value))
+    return value if isinstance(value, str) else f"{value:.2f}"
+
+
+def bench(settings):
+    """Do what the command line says."""
+    machine = {
+        "date": time.strftime("%Y-%m-%d"), "processor": processor(), "cores": os.cpu_count(),
+        "devices": keras.distribution.list_devices(),
+        "versions": {name: metadata.version(name) for name in ("keras", keras.backend.backend())},
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        rows = list(measure_prediction(Path(folder)))
+    print(*(f"{name}: {value}" for name, value in machine.items()), "", table(rows), sep="\n")
+    if settings.json:
+        run_folder.write_json(settings.json, {"machine": machine, "prediction": rows})
+
+
+def processor():
+    """The processor's name, as far as the system tells."""
+    try:
+        return re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
+    except (OSError, TypeError):  # told so on Linux alone
+        return platform.processor()
+
+
+def run(arguments=None):
+    """Run from the command line. Returns the exit status."""
+    return exit_status(lambda _: bench(parse_settings(arguments)))
+
+
+if __name__ == "__main__":
+    sys.exit(run())
