@@ -40,12 +40,12 @@ from stopping import Stopping
 ALONE = "network alone in Keras"
 KITTI_SHAPE = (375, 1242)
 NETWORK_SHAPE = (160, 576)
-CASES = (  # pictures' shape, shape in the network
-    (NETWORK_SHAPE, NETWORK_SHAPE),
-    (KITTI_SHAPE, NETWORK_SHAPE),
-    (KITTI_SHAPE, KITTI_SHAPE),
+CASES = (  # pictures' shape, shape in the network, number of pictures for predict.py
+    (NETWORK_SHAPE, NETWORK_SHAPE, 240),
+    (KITTI_SHAPE, NETWORK_SHAPE, 240),
+    (KITTI_SHAPE, KITTI_SHAPE, 60),
 )
-DRAWN, COPIES = 12, 4  # pictures, and how often each is there
+DRAWN = 12  # different pictures
 ROUNDS = 2
 SECONDS = 6.0  # of a measurement, about
 
@@ -71,11 +71,11 @@ def make_run(folder, image_shape):
     return folder
 
 
-def draw_pictures(folder, shape):
+def draw_pictures(folder, shape, count):
     """Draw PNG files to predict. Returns a batch of them, uint8 [N, H, W, 3]."""
     folder.mkdir()
     pictures = [scenes.draw_scene("um", index, shape=shape).picture for index in range(DRAWN)]
-    for number in range(DRAWN * COPIES):
+    for number in range(count):
         imageio.imwrite(folder / f"{number:03d}.png", pictures[number % DRAWN])
     return np.stack(pictures[: scoring.PREDICTION_BATCH])
 
@@ -104,9 +104,10 @@ def rate_of_export(run, name, batch):
     return rate_of(export.FORMATS[name].open(path), batch)
 
 
-def prediction_things(folder, shape, image_shape):
+def prediction_things(folder, shape, image_shape, count):
     """Make what is measured of one case: {its name: function () -> pictures a second}."""
-    run, batch = make_run(folder / "run", image_shape), draw_pictures(folder / "pictures", shape)
+    run = make_run(folder / "run", image_shape)
+    batch = draw_pictures(folder / "pictures", shape, count)
     network = main.load_network(run)[0]
     small = np.stack([helper.resample(picture, image_shape) for picture in batch])
     partial = functools.partial
@@ -150,10 +151,10 @@ def operations(network, shape):
 
 def measure_prediction(folder):
     """Measure all CASES. Yields rows of the table, dicts."""
-    for number, (shape, image_shape) in enumerate(CASES):
+    for number, (shape, image_shape, count) in enumerate(CASES):
         case = folder / str(number)
         case.mkdir()
-        figures = measure(prediction_things(case, shape, image_shape))
+        figures = measure(prediction_things(case, shape, image_shape, count))
         network = figures[ALONE]
         limit = matrix_product_rate() / operations(main.load_network(case / "run")[0], image_shape)
         for name, rate in figures.items():

@@ -4,9 +4,10 @@ No Keras here. A further data set is a further row of DATASETS and, where its fi
 way, a function that finds them; nothing outside this file knows which data set it is reading.
 """
 
+import colorsys
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +35,25 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Remote:
+    """A file to be had from the network: where, how large, its hash, and in whose name."""
+
+    title: str
+    url: str
+    page: str  # where a person finds it
+    licence: str
+    size: int  # bytes
+    algorithm: str  # a name that hashlib knows
+    digest: str  # hexadecimal
+
+
+@dataclass(frozen=True)
 class Dataset:
     """One row of the table: all that the rest of the program has to know about a data set."""
 
     title: str  # for people
     folder: str  # below DATA_DIR
+    layout: str  # what belongs into the folder, for people
     classes: tuple[str, ...]  # names in the order of their indices
     # Label value -> class index or VOID: colours, or the numbers of single-channel labels.
     label_values: Mapping[tuple[int, int, int] | int, int]
@@ -51,6 +66,15 @@ class Dataset:
     # asphalt belongs to the road: the opposite carriageway lies left, tracks and yards right.
     mirrored: bool = True
     official_count: int | None = None  # labelled pictures of the official set, where it matters
+    remote: Remote | None = None  # a zip that holds the folder, where one may be downloaded
+    drawn: bool = False  # whether the program draws the pictures itself
+    # What only the folder tells: function (folder) -> fields to replace.
+    complete: Callable[[Path], dict] = lambda folder: {}
+
+    @property
+    def subject(self):
+        """The index of the class whose probability is written: the road, or the last there is."""
+        return self.classes.index("road") if "road" in self.classes else len(self.classes) - 1
 
     def label_note(self, count, root):
         """Say in one sentence what a score on the `count` labels found in `root` means."""
@@ -99,7 +123,7 @@ def find_camvid(root):
     """Find the pictures of CamVid in the layout of the SegNet tutorial.
 
     root: holds train/ and val/, their labels in trainannot/ and valannot/ (single-channel PNG of
-    the same stem), and test/ where there is one; without it the pictures of val/ are painted.
+    the same stem), and test/ where there is one.
     Returns (labelled, testing), with "train" or "val" as category. Raises UserError for an empty or
     missing folder and pictures without label.
     """
@@ -109,9 +133,96 @@ def find_camvid(root):
         for path in _pictures(root / part, "train/, trainannot/, val/ and valannot/ of CamVid")
     ]
     _refuse_missing_labels(labelled)
-    testing = root / ("test" if (root / "test").is_dir() else "val")
-    pictures = _pictures(testing, "CamVid's testing pictures")
-    return labelled, [Sample(path.stem, path, None, testing.name) for path in pictures]
+    testing = _pictures(root / "test", "pictures") if (root / "test").is_dir() else []
+    return labelled, [Sample(path.stem, path, None, "test") for path in testing]
+
+
+def find_cityscapes(root):
+    """Find the pictures of Cityscapes in its official layout.
+
+    root: holds leftImg8bit/PART/CITY/NAME_leftImg8bit.png and gtFine/PART/CITY/
+    NAME_gtFine_labelIds.png; PART is train, val or test (which is painted, where it is there).
+    Returns (labelled, testing), with PART as category. Raises UserError for an empty or missing
+    folder and pictures without label.
+    """
+    pictures, ending = root / "leftImg8bit", "_leftImg8bit"
+    samples = [
+        Sample(path.stem.removesuffix(ending), path, root / "gtFine" / part / path.parent.name
+               / f"{path.stem.removesuffix(ending)}_gtFine_labelIds.png", part)
+        for part in ("train", "val")
+        for path in _pictures(pictures / part, "folders of cities", f"*/*{ending}.png")
+    ]  # fmt: skip
+    _refuse_missing_labels(samples)
+    testing = sorted((pictures / "test").glob(f"*/*{ending}.png"))
+    return samples, [Sample(path.stem, path, None, "test") for path in testing]
+
+
+def find_folder(root):
+    """Find somebody's own pictures.
+
+    root: holds pictures/, masks/ (single-channel PNG of the same stem: the number of each pixel's
+    class in classes.txt, from 0 on, 255 where none counts), and where wanted testing/, pictures to
+    paint, and validation.txt, the names of the pictures to validate, a line each; without it the
+    last fifth of them validates, because neighbours may look alike. Returns (labelled, testing),
+    with "train" or "val" as category. Raises UserError for an empty or missing folder, pictures
+    without mask and names of no picture.
+    """
+    paths = _pictures(root / "pictures", "pictures, and a mask for each in masks/")
+    listed, names = root / "validation.txt", [path.stem for path in paths]
+    if listed.is_file():
+        chosen = {Path(line).stem for line in _lines(listed)}
+        if unknown := chosen - set(names):
+            raise UserError(f"{listed}: names {min(unknown)}, which is not in {paths[0].parent}")
+    else:
+        count = max(1, len(names) // 5)
+        chosen = set(names[-count:])
+    samples = [
+        Sample(path.stem, path, root / "masks" / f"{path.stem}.png",
+               "val" if path.stem in chosen else "train")
+        for path in paths
+    ]  # fmt: skip
+    _refuse_missing_labels(samples)
+    testing = _pictures(root / "testing", "pictures") if (root / "testing").is_dir() else []
+    return samples, [Sample(path.stem, path, None, "test") for path in testing]
+
+
+def read_classes(root):
+    """Read the names of the classes from a folder's classes.txt, one a line, in their order.
+
+    Returns the fields of Dataset that depend on them. Raises UserError where there are less than
+    two or more than can be told apart.
+    """
+    path = root / "classes.txt"
+    names = _lines(path)
+    if not 2 <= len(set(names)) == len(names) <= VOID:
+        raise UserError(
+            f"{path}: {len(names)} names; expected 2 to {VOID} classes, one a line, all different"
+        )
+    return classes_of_own(names)
+
+
+def classes_of_own(names):
+    """Make the fields of Dataset that depend on the names of classes of one's own."""
+    numbers = range(len(names))
+    # Two classes are something and all else; a colour for each otherwise, as far apart as can be.
+    hues = [colorsys.hsv_to_rgb(number / len(names), 0.8, 0.9) for number in numbers]
+    colours = {number: tuple(round(255 * c) for c in hues[number]) for number in numbers}
+    return {
+        "classes": tuple(names),
+        "label_values": {number: number for number in numbers} | {VOID: VOID},
+        "paint": ROAD_GREEN if len(names) == 2 else colours,
+    }
+
+
+def _lines(path):
+    """Read the lines of a text file that hold something."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; expected a text file with one name a line") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is no text in UTF-8 ({error.reason})") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _pictures(folder, expected, pattern="*.*"):
@@ -199,10 +310,39 @@ def decode_label(values, table, path):
     return label
 
 
+def row_of(settings):
+    """Return the row of a run's data set, from its settings."""
+    row = DATASETS[settings["dataset"]]
+    return row if row.classes else replace(row, **classes_of_own(settings["classes"]))
+
+
 # KITTI's rule is "valid where red is set, road where blue is set".
 KITTI_COLOURS = {(255, 0, 0): 0, (255, 0, 255): 1, (0, 0, 0): VOID, (0, 0, 255): VOID}
 KITTI_CLASSES = ("other", "road")
+KITTI_LAYOUT = "training/image_2, training/gt_image_2 and testing/image_2 of KITTI Road"
+KITTI_ROAD = Remote(
+    title="KITTI Road",
+    url="https://s3.eu-central-1.amazonaws.com/avg-kitti/data_road.zip",
+    page="https://www.cvlibs.net/datasets/kitti/eval_road.php",
+    licence="CC BY-NC-SA 3.0, not for commercial use; J. Fritsch, T. Kuehnl, A. Geiger 2013",
+    size=470_992_531,
+    algorithm="sha256",
+    digest="7bdcb76b15ca4ee1cb1c1063ce15dcfbabd2e6fcf4a0b47762b7b951c3e7a054",
+)
 ROAD_GREEN = {1: (0, 230, 150)}  # bluish enough for eyes that take green for red
+
+# Cityscapes' numbers of the classes that count, with their names and colours; all others are void
+# (M. Cordts et al.: The Cityscapes Dataset for Semantic Urban Scene Understanding, 2016).
+CITYSCAPES_CLASSES = {
+    "road": (7, (128, 64, 128)), "sidewalk": (8, (244, 35, 232)), "building": (11, (70, 70, 70)),
+    "wall": (12, (102, 102, 156)), "fence": (13, (190, 153, 153)), "pole": (17, (153, 153, 153)),
+    "traffic light": (19, (250, 170, 30)), "traffic sign": (20, (220, 220, 0)),
+    "vegetation": (21, (107, 142, 35)), "terrain": (22, (152, 251, 152)),
+    "sky": (23, (70, 130, 180)), "person": (24, (220, 20, 60)), "rider": (25, (255, 0, 0)),
+    "car": (26, (0, 0, 142)), "truck": (27, (0, 0, 70)), "bus": (28, (0, 60, 100)),
+    "train": (31, (0, 80, 100)), "motorcycle": (32, (0, 0, 230)), "bicycle": (33, (119, 11, 32)),
+}  # fmt: skip
+CITYSCAPES_NUMBERS = 34  # 0 to 33, and 255 for number plates
 
 # Names, order and grouping of the SegNet tutorial; each with a colour to paint it with.
 CAMVID_CLASSES = {
@@ -216,6 +356,7 @@ DATASETS = {
     "kitti": Dataset(
         title="KITTI Road",
         folder="data_road",
+        layout=KITTI_LAYOUT,
         classes=KITTI_CLASSES,
         label_values=KITTI_COLOURS,
         paint=ROAD_GREEN,
@@ -225,10 +366,13 @@ DATASETS = {
         epochs=12,
         mirrored=False,
         official_count=289,
+        remote=KITTI_ROAD,
     ),
     "camvid": Dataset(
         title="CamVid",
         folder="camvid",
+        layout="train/, trainannot/, val/ and valannot/ of the SegNet tutorial, which has no "
+        "download that may be automated",
         classes=tuple(CAMVID_CLASSES),
         label_values={index: index for index in range(len(CAMVID_CLASSES))}
         | {len(CAMVID_CLASSES): VOID, VOID: VOID},
@@ -241,6 +385,7 @@ DATASETS = {
     "synthetic": Dataset(
         title="drawn road scenes",
         folder="synthetic",
+        layout=KITTI_LAYOUT,
         classes=KITTI_CLASSES,
         label_values=KITTI_COLOURS,
         paint=ROAD_GREEN,
@@ -248,5 +393,32 @@ DATASETS = {
         split=split_share,
         image_shape=(96, 320),
         epochs=8,
+        drawn=True,
+    ),
+    "cityscapes": Dataset(
+        title="Cityscapes",
+        folder="cityscapes",
+        layout="leftImg8bit/ and gtFine/ of Cityscapes, whose terms one has to agree to before",
+        classes=tuple(CITYSCAPES_CLASSES),
+        label_values=dict.fromkeys([*range(CITYSCAPES_NUMBERS), VOID], VOID)
+        | {number: index for index, (number, _) in enumerate(CITYSCAPES_CLASSES.values())},
+        paint={index: colour for index, (_, colour) in enumerate(CITYSCAPES_CLASSES.values())},
+        find=find_cityscapes,
+        split=split_by_category,
+        image_shape=(256, 512),
+        epochs=12,
+    ),
+    "folder": Dataset(
+        title="your own pictures",
+        folder=".",
+        layout="pictures/, masks/ and classes.txt",
+        classes=(),
+        label_values={},
+        paint={},
+        find=find_folder,
+        split=split_by_category,
+        image_shape=(160, 576),
+        epochs=30,
+        complete=read_classes,
     ),
 }

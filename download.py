@@ -3,7 +3,6 @@
 An interrupted download goes on where it stopped; what has the wrong size or hash is never used.
 """
 
-import dataclasses
 import errno
 import hashlib
 import http.client
@@ -17,7 +16,7 @@ from pathlib import PurePosixPath
 
 from tqdm import tqdm
 
-from datasets import UserError
+from datasets import Remote, UserError
 
 ATTEMPTS = 3
 TIMEOUT_SECONDS = 20
@@ -26,28 +25,6 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOT
 LARGEST_EXPANSION = 10  # an honest archive of pictures hardly grows when it is unpacked
 
 
-@dataclasses.dataclass(frozen=True)
-class Remote:
-    """A file to be had from the network: where, how large, its hash, and in whose name."""
-
-    title: str
-    url: str
-    page: str  # where a person finds it
-    licence: str
-    size: int  # bytes
-    algorithm: str  # a name that hashlib knows
-    digest: str  # hexadecimal
-
-
-KITTI_ROAD = Remote(
-    title="KITTI Road",
-    url="https://s3.eu-central-1.amazonaws.com/avg-kitti/data_road.zip",
-    page="https://www.cvlibs.net/datasets/kitti/eval_road.php",
-    licence="CC BY-NC-SA 3.0, not for commercial use; J. Fritsch, T. Kuehnl, A. Geiger 2013",
-    size=470_992_531,
-    algorithm="sha256",
-    digest="7bdcb76b15ca4ee1cb1c1063ce15dcfbabd2e6fcf4a0b47762b7b951c3e7a054",
-)
 VGG16_FULL = Remote(
     title="VGG16 with its fully connected layers",
     url="https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"

@@ -49,7 +49,7 @@ def evaluate(settings):
     folder = run_folder.find_run(settings.run)
     predict, data_set, trained = main.load_run(folder)
     data_dir = settings.data_dir or Path(trained["data_dir"])
-    _, root = helper.prepare_data_set(trained["dataset"], data_dir)
+    _, _, root = helper.prepare_data_set(trained["dataset"], data_dir)
     labelled, testing = data_set.find(root)
     if settings.submission:
         return pack_submission(settings.submission, predict, testing, trained["image_shape"])

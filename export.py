@@ -152,10 +152,8 @@ def whole_network(network, calibration, image_shape):
     -> {"probabilities": float32 [N, H, W, classes]}.
     """
     picture = keras.Input((None, None, 3), dtype="uint8", name="picture")
-    logits = network(Resample(tuple(image_shape), name="shrink")(picture))
-    slope, offset = calibration
-    shift = [0.0] * (logits.shape[-1] - 1) + [offset]
-    probabilities = keras.layers.Softmax()(keras.layers.Rescaling(slope, shift)(logits))
+    predict = scoring.with_probabilities(network, calibration)
+    probabilities = predict(Resample(tuple(image_shape), name="shrink")(picture))
     answer = Resample(name="enlarge")(probabilities, picture)
     return keras.Model({"picture": picture}, {"probabilities": answer})
 

@@ -5,6 +5,7 @@ Data sets at hand, pictures and labels read and augmented, batches, painted pict
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import itertools
 import os
@@ -78,50 +79,31 @@ def prepare_data_set(name, data_dir):
     """Make sure that a data set lies on the disk.
 
     name: a key of DATASETS, or "auto": KITTI Road where it is or can be downloaded, otherwise the
-    drawn scenes, said on the terminal. Returns (the key really used, the folder of its files).
-    Raises UserError where the data set can't be had.
+    drawn scenes, said on the terminal. Returns (the key really used, its row, its folder). Raises
+    UserError where the data set can't be had.
     """
     try:
-        makers = {
-            "kitti": maybe_download_kitti_road,
-            "camvid": expect_camvid,
-            "synthetic": maybe_draw_scenes,
-        }
-        used = "kitti" if name == "auto" else name
-        return used, makers[used](data_dir)
+        return _bring("kitti" if name == "auto" else name, data_dir)
     except download.DownloadError as error:
         if name != "auto":
             raise
         say(f"{error}\n\n*** NO KITTI ROAD HERE: training on DRAWN road scenes instead. ***\n")
-        return "synthetic", maybe_draw_scenes(data_dir)
+        return _bring("synthetic", data_dir)
 
 
-def maybe_download_kitti_road(data_dir):
-    """Return the folder of KITTI Road below data_dir, downloaded and unpacked if need be."""
-    folder = data_dir / DATASETS["kitti"].folder
-    if not folder.is_dir():
-        archive = data_dir / "data_road.zip"
-        download.download(download.KITTI_ROAD, archive)
-        download.unpack(archive, folder.name, data_dir)
-    return folder
-
-
-def expect_camvid(data_dir):
-    """Return the folder of CamVid below data_dir. Raises UserError where it is not there."""
-    folder = data_dir / DATASETS["camvid"].folder
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder}: not found; CamVid has no download that may be automated: put train/, "
-            "trainannot/, val/ and valannot/ of the SegNet tutorial there"
-        )
-    return folder
-
-
-def maybe_draw_scenes(data_dir):
-    """Return the folder of drawn scenes below data_dir, drawn if need be."""
-    folder = data_dir / DATASETS["synthetic"].folder
-    scenes.draw_data_set(folder, DRAWN_TRAINING, DRAWN_TESTING, progress=progress)
-    return folder
+def _bring(name, data_dir):
+    """Draw, find or download a data set. Returns (name, its row, its folder)."""
+    row = DATASETS[name]
+    folder = data_dir / row.folder
+    if row.drawn:
+        scenes.draw_data_set(folder, DRAWN_TRAINING, DRAWN_TESTING, progress=progress)
+    elif row.remote and not folder.is_dir():
+        archive = data_dir / f"{row.folder}.zip"
+        download.download(row.remote, archive)
+        download.unpack(archive, row.folder, data_dir)
+    elif not folder.is_dir():
+        raise UserError(f"{folder}: not found; put {row.layout} there")
+    return name, dataclasses.replace(row, **row.complete(folder)), folder
 
 
 def maybe_download_pretrained_vgg(data_dir):

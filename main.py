@@ -31,7 +31,7 @@ import run_folder
 import vgg_weights
 from command_line import at_least, exit_status, positive_rate
 from data_check import check_samples
-from datasets import DATASETS, VOID, UserError, spread
+from datasets import DATASETS, VOID, UserError, row_of, spread
 from engine import PRECISIONS, keras, warn_about_idle_gpu
 from scoring import (
     PREDICTION_BATCH,
@@ -108,14 +108,14 @@ def complete_settings(settings):
 
     Returns (row of DATASETS, its folder, settings as a dict that JSON can hold).
     """
-    used, root = helper.prepare_data_set(settings.dataset, settings.data_dir)
-    data_set = DATASETS[used]
+    used, data_set, root = helper.prepare_data_set(settings.dataset, settings.data_dir)
     packages = ("keras", "numpy", keras.backend.backend())
     given = vars(settings).items()
     return data_set, root, {
         **{name: str(value) if isinstance(value, Path) else value for name, value in given},
         "dataset": used,
         "dataset_asked_for": settings.dataset,
+        "classes": list(data_set.classes),
         "image_shape": list(settings.image_shape or data_set.image_shape),
         "epochs": settings.epochs or data_set.epochs,
         "backend": keras.backend.backend(),
@@ -406,7 +406,7 @@ def load_network(folder, precision=None):
     settings, weights = run_folder.read_json(folder / "settings.json"), folder / checkpoint.BEST
     if not weights.is_file():
         raise UserError(f"{weights}: not found; this run has not trained a whole epoch yet")
-    data_set = DATASETS[settings["dataset"]]
+    data_set = row_of(settings)
     keras.config.set_dtype_policy(precision or settings["precision"])
     network = layers(load_vgg(vgg_weights.read(str(weights), folder)), len(data_set.classes))
     try:
@@ -434,7 +434,8 @@ def run(settings, stopping):
         settings[name] for name in ("epochs", "batch_size", "learning_rate", "image_shape", "seed")
     )
     labelled, testing = data_set.find(root)
-    parts = (*data_set.split(labelled, seed), testing)
+    training, validation = data_set.split(labelled, seed)
+    parts = (training, validation, testing or validation)
     training, validation, testing = (spread(part, settings["limit"]) for part in parts)
     settings["labels"] = data_set.label_note(len(labelled), root)
     helper.say(

@@ -74,8 +74,8 @@ def choose_mask(picture, probabilities, data_set):
 
 
 def grey_probability(picture, probabilities, data_set):
-    """The probability of road, round(255 p): uint8 [H, W]."""
-    return metrics.to_confidence(probabilities[..., data_set.classes.index("road")])
+    """The probability of road, or of the last class, round(255 p): uint8 [H, W]."""
+    return metrics.to_confidence(probabilities[..., data_set.subject])
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import errno
 import fractions
 import functools
@@ -2058,7 +2059,7 @@ def remote(monkeypatch):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield types.SimpleNamespace(
             handler=handler,
-            file=download.Remote(
+            file=datasets.Remote(
                 "test", f"http://127.0.0.1:{server.server_port}/f.zip", "page", "licence",
                 len(CONTENT), "sha256", hashlib.sha256(CONTENT).hexdigest(),
             ),
@@ -2168,15 +2169,15 @@ def test_a_damaged_zip_is_refused_and_leaves_nothing(damage, tmp_path, capsys):
 def unreachable(monkeypatch):
     """Point every download at a port where nobody listens."""
     monkeypatch.setattr(download, "ATTEMPTS", 1)
-    nowhere = download.dataclasses.replace(download.KITTI_ROAD, url="http://127.0.0.1:9/none.zip")
-    monkeypatch.setattr(download, "KITTI_ROAD", nowhere)
+    nowhere = dataclasses.replace(KITTI.remote, url="http://127.0.0.1:9/none.zip")
+    monkeypatch.setitem(DATASETS, "kitti", dataclasses.replace(KITTI, remote=nowhere))
 
 
 def test_kitti_is_unpacked_from_a_zip_fetched_by_hand(drawn, tmp_path):
     with zipfile.ZipFile(tmp_path / "data_road.zip", "w") as archive:
         for path in (drawn / "data_road").rglob("*.png"):
             archive.write(path, path.relative_to(drawn))
-    folder = helper.maybe_download_kitti_road(tmp_path)
+    _, _, folder = helper.prepare_data_set("kitti", tmp_path)
     assert len(KITTI.find(folder)[0]) == 15
     assert {path.name for path in tmp_path.iterdir()} == {"data_road", "data_road.zip"}
 
@@ -2271,6 +2272,104 @@ def test_number_labels_are_read_as_numbers(camvid):
     with_palette.convert("RGB").save(sample.label)
     with pytest.raises(datasets.UserError, match="RGB"):
         helper.read_label(sample, data_set)
+
+
+@pytest.fixture
+def own(tmp_path, random):
+    """A folder of somebody's own pictures with three classes; the second is the bright part."""
+    for folder in ("pictures", "masks", "testing"):
+        (tmp_path / folder).mkdir()
+    for index in range(10):
+        mask = np.repeat(random.integers(0, 3, 6, dtype=np.uint8), 16)[:, None].repeat(64, axis=1)
+        picture = np.array([40, 220, 120], np.uint8)[mask][..., None].repeat(3, axis=-1)
+        Image.fromarray(picture).save(tmp_path / "pictures" / f"a {index}.jpg")
+        Image.fromarray(mask).save(tmp_path / "masks" / f"a {index}.png")
+    Image.fromarray(picture).save(tmp_path / "testing" / "new.png")
+    (tmp_path / "classes.txt").write_text("ground\nline\n\nräume\n", encoding="utf-8")
+    return tmp_path
+
+
+def run_own(folder, *more):
+    return run_main(
+        "--dataset", "folder", "--data-dir", folder, "--runs-dir", folder / "runs", "--run", "own",
+        "--image-shape", 48, 32, "--epochs", 1, "--vgg", "none", *more,
+    )  # fmt: skip
+
+
+def test_a_run_on_somebodys_own_pictures(own, capsys):
+    """Trained, scored, painted, reported, predicted with and scored again, under their names."""
+    assert run_own(own) == 0
+    run = own / "runs" / "own"
+    result = json.loads((run / "metrics.json").read_text())
+    assert list(result["classes"]) == ["ground", "line", "räume"] and result["pictures"] == 2
+    assert [path.name for path in (run / "pictures").iterdir()] == ["new.png"]
+    assert "räume" in (run / "report.html").read_text()
+    assert run_predict(run, own / "testing", "--save", "mask", "probability") == 0
+    assert helper.read_numbers(run / "predictions" / "new_mask.png").max() <= 2
+    assert evaluate.run([str(run)]) == 0
+    assert json.loads((run / "metrics.json").read_text()) == result
+    (own / "classes.txt").write_text("ground\nroad\nräume\n", encoding="utf-8")
+    capsys.readouterr()
+    assert run_own(own) == 2
+    assert "classes" in error_line(capsys)
+
+
+def test_own_pictures_validate_as_listed_or_the_last_of_them(own):
+    row = DATASETS["folder"]
+    parts = row.split(row.find(own)[0], 0)
+    assert [sample.name for sample in parts[1]] == ["a 8", "a 9"]
+    (own / "validation.txt").write_text("a 3.jpg\na 0\n")
+    parts = row.split(row.find(own)[0], 0)
+    assert [sample.name for sample in parts[1]] == ["a 0", "a 3"] and len(parts[0]) == 8
+    shutil.rmtree(own / "testing")
+    assert row.find(own)[1] == []
+
+
+@pytest.mark.parametrize(("spoil", "message"), [
+    (lambda own: (own / "classes.txt").unlink(), "classes.txt: not found"),
+    (lambda own: (own / "classes.txt").write_text("road"), "1 names; expected 2"),
+    (lambda own: (own / "classes.txt").write_text("a\na\nb"), "all different"),
+    (lambda own: (own / "classes.txt").write_bytes(b"\xff\xfe\n1"), "no text in UTF-8"),
+    (lambda own: (own / "classes.txt").write_text("a\nb"), "the value 2 stands for no class"),
+    (lambda own: (own / "masks" / "a 4.png").unlink(), "a 4.png: this label is missing"),
+    (lambda own: shutil.rmtree(own / "pictures"), "no pictures found"),
+    (lambda own: (own / "validation.txt").write_text("nobody"), "names nobody, which is not"),
+    (lambda own: Image.new("RGB", (64, 96)).save(own / "masks" / "a 1.png"), "mode RGB"),
+], ids=str)  # fmt: skip
+def test_wrong_own_pictures_give_a_line_that_names_the_file(spoil, message, own, capsys):
+    spoil(own)
+    assert run_own(own) == 2
+    assert message in capsys.readouterr().err
+    assert not (own / "runs" / "own").exists()
+
+
+def test_cityscapes_in_its_official_layout(tmp_path, random):
+    """Its numbers become its 19 classes; what it does not count is void."""
+    numbers = {"train": 3, "val": 1, "test": 1}
+    for part, count in numbers.items():
+        for kind in ("leftImg8bit", "gtFine"):
+            (tmp_path / "cityscapes" / kind / part / "bonn").mkdir(parents=True)
+        for index in range(count):
+            name = f"bonn_{index:06d}_000019"
+            label = random.integers(0, 34, (32, 64), dtype=np.uint8)
+            label[0, 0] = 255
+            picture = random.integers(0, 256, (32, 64, 3), dtype=np.uint8)
+            folder = tmp_path / "cityscapes"
+            Image.fromarray(picture).save(
+                folder / "leftImg8bit" / part / "bonn" / f"{name}_leftImg8bit.png")  # fmt: skip
+            Image.fromarray(label).save(
+                folder / "gtFine" / part / "bonn" / f"{name}_gtFine_labelIds.png")  # fmt: skip
+    row = DATASETS["cityscapes"]
+    (sample, *_), testing = row.find(folder)
+    found, numbers = helper.read_label(sample, row), np.asarray(Image.open(sample.label))
+    for number, name in {7: "road", 8: "sidewalk", 23: "sky", 26: "car", 33: "bicycle"}.items():
+        assert (found[numbers == number] == row.classes.index(name)).all()
+    assert (found[np.isin(numbers, [0, 6, 9, 18, 29, 30, 255])] == VOID).all()
+    assert len(row.classes) == 19 and len(np.unique(found)) == 20 and len(testing) == 1
+    assert run_main(
+        "--dataset", "cityscapes", "--data-dir", tmp_path, "--runs-dir", tmp_path / "runs",
+        "--image-shape", 32, 64, "--epochs", 1, "--vgg", "none",
+    ) == 0  # fmt: skip
 
 
 def spoil_camvid_by_another_number(folder):
@@ -2540,7 +2639,9 @@ def test_auto_draws_scenes_and_says_so(tmp_path, monkeypatch, capsys):
     unreachable(monkeypatch)
     monkeypatch.setattr(helper, "DRAWN_TRAINING", (1, 1, 1))
     monkeypatch.setattr(helper, "DRAWN_TESTING", (1, 0, 0))
-    assert helper.prepare_data_set("auto", tmp_path) == ("synthetic", tmp_path / "synthetic")
+    name, row, folder = helper.prepare_data_set("auto", tmp_path)
+    assert (name, row.title) == ("synthetic", "drawn road scenes")
+    assert folder == tmp_path / "synthetic"
     assert "DRAWN" in capsys.readouterr().out
     labelled, testing = DATASETS["synthetic"].find(tmp_path / "synthetic")
     assert len(labelled) == 3 and len(testing) == 1

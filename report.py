@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import run_folder
-from datasets import DATASETS, UserError
+from datasets import DATASETS, UserError, row_of
 
 HERE = Path(__file__).parent
 WIDTH, HEIGHT = 360, 230  # of a chart, SVG units
@@ -298,7 +298,7 @@ def _gallery(folder, shown, settings):
 
 
 def _legend(settings):
-    data_set = DATASETS[settings["dataset"]]
+    data_set = row_of(settings)
     return "<span>" + "".join(
         f'<span class="key" style="background:rgb{data_set.paint[index]}"></span>{_text(name)}'
         for index, name in enumerate(data_set.classes) if index in data_set.paint

@@ -17,8 +17,8 @@ except ImportError:  # Windows has none; a second process goes unnoticed there
 
 # A run goes on only with these as they were.
 FIXED_SETTINGS = (
-    "dataset", "data_digest", "vgg", "image_shape", "batch_size", "learning_rate", "precision",
-    "seed", "limit", "backend",
+    "dataset", "classes", "data_digest", "vgg", "image_shape", "batch_size", "learning_rate",
+    "precision", "seed", "limit", "backend",
 )  # fmt: skip
 
 

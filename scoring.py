@@ -1,7 +1,4 @@
-"""Scores a network on labelled pictures, and makes its probabilities true.
-
-No Keras here: networks come as arguments.
-"""
+"""Scores a network on labelled pictures, and makes its probabilities true."""
 
 import numpy as np
 import scipy.optimize
@@ -10,24 +7,27 @@ import scipy.special
 import helper
 import metrics
 import run_folder
+from engine import keras
 
 PREDICTION_BATCH = 4
 FAULTS_SHOWN = 5  # lines of one kind, of those that stop nothing
 
 
-def predictor(network, calibration=(1.0, 0.0)):
-    """Make the function uint8 [N, H, W, 3] -> class probabilities float32 [N, H, W, classes].
+def with_probabilities(network, calibration=(1.0, 0.0)):
+    """Put calibration and softmax behind a network.
 
-    calibration: (slope, offset) of `fit_calibration`, for two classes.
+    network: of `main.layers`; calibration: (slope, offset) of `fit_calibration`, for two classes.
+    Returns a model: pictures [N, H, W, 3] -> class probabilities float32 [N, H, W, classes].
     """
     slope, offset = calibration
-    shift = np.array([*[0.0] * (network.output.shape[-1] - 1), offset], np.float32)
+    shift = [0.0] * (network.output.shape[-1] - 1) + [offset]
+    logits = keras.layers.Rescaling(slope, shift, dtype="float32")(network.output)
+    return keras.Model(network.input, keras.layers.Softmax(dtype="float32")(logits))
 
-    def predict(pictures):
-        logits = np.float32(slope) * network.predict_on_batch(pictures) + shift
-        return scipy.special.softmax(logits, axis=-1)
 
-    return predict
+def predictor(network, calibration=(1.0, 0.0)):
+    """Make the function pictures [N, H, W, 3] -> what the model of `with_probabilities` gives."""
+    return with_probabilities(network, calibration).predict_on_batch
 
 
 def score_pictures(
