@@ -178,7 +178,10 @@ def is_video(path):
 
 
 def plan_targets(sources, output, kinds):
-    """Return {source: {kind: path to write}}. Raises UserError where that would be an input."""
+    """Return {source: {kind: path to write}}. Raises UserError where that would be an input.
+
+    Likewise where two sources would become one.
+    """
     targets = {
         source: {
             kind: output / f"{source.name}_{kind}{source.codec(KINDS[kind].codec).suffix}"
@@ -186,10 +189,16 @@ def plan_targets(sources, output, kinds):
         }
         for source in sources
     }
-    inputs = {Path(source.path).resolve() for source in sources}
-    for path in (path for paths in targets.values() for path in paths.values()):
-        if path.resolve() in inputs:
+    taken = {Path(source.path).resolve(): None for source in sources}
+    planned = ((source, path) for source in sources for path in targets[source].values())
+    for source, path in planned:
+        if (earlier := taken.setdefault(path.resolve(), source)) is None:
             raise UserError(f"{path}: is one of the files to read; give another --output")
+        if earlier is not source:
+            raise UserError(
+                f"{path}: both {earlier.path} and {source.path} would be written there; predict "
+                "them one after the other, each with an --output of its own"
+            )
     return targets
 
 
