@@ -36,6 +36,7 @@ from command_line import exit_status
 from datasets import DATASETS
 from engine import keras
 from stopping import Stopping
+from training import TRAINING_COST, Training, take_step, train_epoch
 
 ALONE = "network alone in Keras"
 KITTI_SHAPE = (375, 1242)
@@ -59,7 +60,7 @@ def parse_settings(arguments=None):
 
 def make_run(folder, image_shape):
     """Make the folder of a run with an untrained head."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     data_set = DATASETS["synthetic"]
     weights = vgg_weights.read("conv", Path(__file__).parent / "data")
     network = main.layers(main.load_vgg(weights), len(data_set.classes))
@@ -149,11 +150,48 @@ def operations(network, shape):
     )
 
 
+def measure_training(folder):
+    """Measure what training is made of, at NETWORK_SHAPE. Yields rows of the table, dicts."""
+    data_set = DATASETS["synthetic"]
+    scenes.draw_data_set(folder / "data", (DRAWN, DRAWN, DRAWN), (1, 1, 1), shape=KITTI_SHAPE)
+    samples, _ = data_set.find(folder / "data")
+    training_part, validation = data_set.split(samples, 0)
+    get_batches_fn = helper.gen_batch_function(training_part, data_set, NETWORK_SHAPE)
+    network = main.load_network(make_run(folder / "run", NETWORK_SHAPE))[0]
+    make_trainer = functools.partial(main.optimize, network, main.LEARNING_RATE, 1000)
+    state = Training(network, make_trainer, folder / "run")
+    pictures, labels = next(get_batches_fn(main.BATCH_SIZE))
+
+    def read(_):
+        for _ in get_batches_fn(main.BATCH_SIZE):
+            pass
+
+    def epoch(_):
+        train_epoch(state, get_batches_fn, main.BATCH_SIZE, Stopping())
+        state.finish_epoch(lambda: scoring.score_pictures(
+            scoring.predictor(network), validation, data_set, NETWORK_SHAPE))  # fmt: skip
+        state.save()
+
+    figures = measure({
+        "reading and augmenting alone": lambda: rate_of(read, training_part),
+        "training steps alone": lambda: rate_of(
+            lambda batch: take_step(state.trainer, (batch, labels)), pictures),
+        "whole epoch, with validation and checkpoint": lambda: rate_of(epoch, training_part),
+    })  # fmt: skip
+    limit = matrix_product_rate() / (TRAINING_COST * operations(network, NETWORK_SHAPE))
+    for name, rate in figures.items():
+        yield {
+            "what": name, "pictures a second": rate,
+            "of training steps alone": rate / figures["training steps alone"],
+            "of a matrix product": None if name.startswith("reading") else rate / limit,
+        }  # fmt: skip
+
+
 def measure_prediction(folder):
     """Measure all CASES. Yields rows of the table, dicts."""
     for number, (shape, image_shape, count) in enumerate(CASES):
         case = folder / str(number)
-        case.mkdir()
+        case.mkdir(parents=True)
         figures = measure(prediction_things(case, shape, image_shape, count))
         network = figures[ALONE]
         limit = matrix_product_rate() / operations(main.load_network(case / "run")[0], image_shape)
@@ -176,7 +214,7 @@ def text(value):
     """Write a name, a (height, width) or a figure."""
     if isinstance(value, tuple):
         return "x".join(map(str, value))
-    return value if isinstance(value, str) else f"{value:.2f}"
+    return f"{value:.2f}" if isinstance(value, float) else value or ""
 
 
 def bench(settings):
@@ -187,10 +225,14 @@ def bench(settings):
         "versions": {name: metadata.version(name) for name in ("keras", keras.backend.backend())},
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        rows = list(measure_prediction(Path(folder)))
-    print(*(f"{name}: {value}" for name, value in machine.items()), "", table(rows), sep="\n")
+        parts = {
+            "training": list(measure_training(Path(folder) / "training")),
+            "prediction": list(measure_prediction(Path(folder) / "prediction")),
+        }
+    print(*(f"{name}: {value}" for name, value in machine.items()), sep="\n")
+    print(*(f"\n{name}\n\n{table(rows)}" for name, rows in parts.items()), sep="\n")
     if settings.json:
-        run_folder.write_json(settings.json, {"machine": machine, "prediction": rows})
+        run_folder.write_json(settings.json, {"machine": machine} | parts)
 
 
 def processor():

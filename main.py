@@ -61,6 +61,8 @@ POOL3_SCALE, POOL4_SCALE = 1e-4, 1e-2  # of the paper's all-at-once training
 # Times the learning rate. Adam's steps are as long for a scaled input as for a large one, so what
 # reads a scaled skip has to step further, or pool3 would never be heard.
 RATE_FACTORS = {"score_fc7": 3.0, "score_pool4": 30.0, "score_pool3": 600.0}
+BATCH_SIZE = 4
+LEARNING_RATE = 1e-4
 WEIGHT_DECAY = 5e-4
 CLIP_NORM = 1.0
 WARM_UP_SHARE = 0.05  # of all steps
@@ -95,8 +97,8 @@ def parse_settings(arguments=None):
     add("--vgg", default="conv", metavar="conv|full|none|FILE", help="ImageNet weights to start on")
     add("--image-shape", type=at_least(1), nargs=2, metavar=("H", "W"), help="pixels, in training")
     add("--epochs", type=at_least(1), metavar="N", help="how often each picture is seen")
-    add("--batch-size", default=4, type=at_least(1), metavar="N", help="pictures in a step")
-    add("--learning-rate", default=1e-4, type=positive_rate, metavar="R", help="the highest")
+    add("--batch-size", default=BATCH_SIZE, type=at_least(1), metavar="N", help="pictures a step")
+    add("--learning-rate", default=LEARNING_RATE, type=positive_rate, metavar="R", help="highest")
     add("--precision", default="float32", choices=PRECISIONS, help="of the inner layers")
     add("--seed", default=0, type=at_least(0), metavar="N", help="of every random number")
     add("--limit", type=at_least(1), metavar="N", help="use at most N pictures of each part")

@@ -1390,16 +1390,19 @@ def test_tiles_change_no_answer(random):
         near = predict.in_tiles(whole, tile=704, reach=128)(pictures)
         assert max(shape) <= 704 or np.abs(near - expected).max() > 1e-4 * spread
     assert all(n * height * width <= 704**2 for n, height, width in sizes)
+    assert all(max(height, width) <= 704 for _, height, width in sizes)
 
 
 def test_a_scale_is_that_of_the_picture(trained, tmp_path, random):
     """At 1 and at a half: the probabilities of the network at that size."""
     picture = random.integers(0, 256, (64, 100, 3), dtype=np.uint8)
     Image.fromarray(picture).save(tmp_path / "a.png")
+    Image.fromarray(picture[:30, :40]).save(tmp_path / "of another size.png")
     network, _ = main.load_run(trained)[:2]
     for scale, shape in ((1, (64, 100)), (0.5, (32, 50))):
-        assert run_predict(trained, tmp_path / "a.png", "--output", tmp_path, "--scale", scale,
+        assert run_predict(trained, tmp_path / "*[ae].png", "--output", tmp_path, "--scale", scale,
                            "--save", "probability") == 0  # fmt: skip
+        assert Image.open(tmp_path / "of another size_probability.png").size == (40, 30)
         road = helper.resample(network(helper.resample(picture, shape)[None])[0], (64, 100))[..., 1]
         np.testing.assert_allclose(
             helper.read_numbers(tmp_path / "a_probability.png"), 255 * road, atol=0.6
@@ -1467,6 +1470,15 @@ def test_a_frame_of_a_video_is_predicted_as_the_same_picture(trained, frames, tm
                 np.testing.assert_array_equal(picture, still)
 
 
+def test_players_learn_which_colours_an_overlay_has(trained, frames, tmp_path):
+    """Those of BT.709, which FFmpeg numbers 1, in the limited range; or red would be off."""
+    write_video(tmp_path / "film.mkv", frames)
+    assert run_predict(trained, tmp_path / "film.mkv", "--output", tmp_path) == 0
+    with av.open(str(tmp_path / "film_overlay.mp4")) as container:
+        frame = next(container.decode(video=0))
+    assert (frame.colorspace, frame.color_primaries, frame.color_range) == (1, 1, 1)
+
+
 def test_frames_keep_their_times_where_these_are_uneven(trained, frames, tmp_path):
     times = [0, 40, 80, 700, 720, 760, 1500, 1501, 1600, 1700, 1800, 2500]
     even = [np.ascontiguousarray(frame[:30, :44]) for frame in frames]
@@ -1519,13 +1531,26 @@ def test_a_damaged_place_costs_some_frames(random, tmp_path):
     assert 20 < len(seen) <= 40 and seen == sorted(set(seen))
 
 
+WHITE = [np.full((32, 32, 3), 255, np.uint8)] * 3
+
+
+def blank_frames(whole, path):
+    """Write a video whose head is good and whose frames are all zeros."""
+    content = bytearray(whole.read_bytes())
+    start, end = content.index(b"mdat") + 4, content.index(b"moov") - 4
+    content[start:end] = bytes(end - start)
+    path.write_bytes(content)
+    whole.unlink()
+
+
 @pytest.mark.parametrize("make", [
     lambda path: path.write_bytes(b""),
     lambda path: path.write_text("no video at all"),
     lambda path: write_video(path, [], shape=(32, 32)),
     lambda path: write_video(path, [np.zeros((8, 8, 3), np.uint8)]).write_bytes(
         path.read_bytes()[:200]),
-], ids=["empty", "words", "no frames", "header alone"])  # fmt: skip
+    lambda path: blank_frames(write_video(path.with_suffix(".mp4"), WHITE, codec="libx264"), path),
+], ids=["empty", "words", "no frames", "header alone", "blank"])  # fmt: skip
 def test_a_video_without_a_frame_is_named_and_leaves_nothing(make, trained, tmp_path, capsys):
     make(tmp_path / "a.mkv")
     assert run_predict(trained, tmp_path / "a.mkv", "--output", tmp_path / "out") == 1
@@ -2400,6 +2425,15 @@ def test_wrong_camvid_gives_one_line_that_names_the_file(spoil, camvid, capsys):
     name = spoil(camvid / "camvid")
     assert run_camvid(camvid) == 2
     assert name in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_most_likely_class_is_chosen_and_of_equal_ones_the_last(random):
+    probabilities = random.integers(0, 4, (20, 30, 5)).astype(np.float32)  # with many ties
+    classes = helper.choose_classes(probabilities)
+    assert classes.dtype == np.uint8
+    for place in np.ndindex(20, 30):
+        chances = probabilities[place].tolist()
+        assert classes[place] == max(i for i in range(5) if chances[i] == max(chances))
 
 
 def test_painting_tints_classes_and_draws_their_contours():
