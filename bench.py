@@ -161,6 +161,7 @@ def measure_training(folder):
     make_trainer = functools.partial(main.optimize, network, main.LEARNING_RATE, 1000)
     state = Training(network, make_trainer, folder / "run")
     pictures, labels = next(get_batches_fn(main.BATCH_SIZE))
+    predict_batch = scoring.predictor(network)
 
     def read(_):
         for _ in get_batches_fn(main.BATCH_SIZE):
@@ -168,8 +169,9 @@ def measure_training(folder):
 
     def epoch(_):
         train_epoch(state, get_batches_fn, main.BATCH_SIZE, Stopping())
-        state.finish_epoch(lambda: scoring.score_pictures(
-            scoring.predictor(network), validation, data_set, NETWORK_SHAPE))  # fmt: skip
+        state.finish_epoch(
+            lambda: scoring.score_pictures(predict_batch, validation, data_set, NETWORK_SHAPE)
+        )
         state.save()
 
     figures = measure({
