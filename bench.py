@@ -11,7 +11,6 @@ ImageNet's VGG16.
 import argparse
 import functools
 import importlib.util
-import math
 import os
 import platform
 import re
@@ -34,7 +33,7 @@ import scoring
 import vgg_weights
 from command_line import exit_status
 from datasets import DATASETS
-from engine import keras
+from engine import keras, matrix_product_rate, operations
 from stopping import Stopping
 from training import TRAINING_COST, Training, take_step, train_epoch
 
@@ -130,24 +129,6 @@ def measure(things):
     """Measure things in turn, ROUNDS times. Returns {name: mean}."""
     rounds = [{name: thing() for name, thing in things.items()} for _ in range(ROUNDS)]
     return {name: float(np.mean([figures[name] for figures in rounds])) for name in things}
-
-
-def matrix_product_rate(size=4096):
-    """The machine's own limit: floating-point operations a second of a large matrix product."""
-    matrix = keras.ops.ones((size, size), "float32")
-    multiply = functools.partial(keras.ops.matmul, matrix)
-    return 2 * size**3 * rate_of(lambda batch: np.asarray(multiply(batch[0])), matrix[None])
-
-
-def operations(network, shape):
-    """Floating-point operations of a network's convolutions, for one picture of a shape."""
-    convolutions = [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
-    outputs = keras.Model(network.input, [layer.output for layer in convolutions])
-    maps = outputs.predict_on_batch(np.zeros((1, *shape, 3), np.uint8))
-    return sum(
-        2 * math.prod(layer.kernel.shape) * math.prod(result.shape[1:3])
-        for layer, result in zip(convolutions, maps, strict=True)
-    )
 
 
 def measure_training(folder):

@@ -14,7 +14,6 @@ import functools
 import itertools
 import math
 import platform
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -32,7 +31,8 @@ import vgg_weights
 from command_line import at_least, exit_status, positive_rate
 from data_check import check_samples
 from datasets import DATASETS, VOID, UserError, row_of, spread
-from engine import PRECISIONS, keras, warn_about_idle_gpu
+from engine import PRECISIONS, device, expected_seconds, keras, warn_about_idle_gpu
+from optimizer import CosineOfSteps, LayerwiseAdamW
 from scoring import (
     PREDICTION_BATCH,
     calibrate,
@@ -58,9 +58,6 @@ VGG_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # (convolutions,
 HEAD_CHANNELS = 512  # of fc6 and fc7 where they do not come from ImageNet
 DROPOUT = 0.5
 POOL3_SCALE, POOL4_SCALE = 1e-4, 1e-2  # of the paper's all-at-once training
-# Times the learning rate. Adam's steps are as long for a scaled input as for a large one, so what
-# reads a scaled skip has to step further, or pool3 would never be heard.
-RATE_FACTORS = {"score_fc7": 3.0, "score_pool4": 30.0, "score_pool3": 600.0}
 BATCH_SIZE = 4
 LEARNING_RATE = 1e-4
 WEIGHT_DECAY = 5e-4
@@ -123,18 +120,9 @@ def complete_settings(settings):
         "backend": keras.backend.backend(),
         "versions": {"python": platform.python_version()}
         | {name: metadata.version(name) for name in packages},
-        "git_commit": git_commit(),
+        "git_commit": run_folder.git_commit(),
         "command_line": sys.argv,
     }  # fmt: skip
-
-
-def git_commit():
-    """Return the commit of this checkout, or None outside of one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 # --- VGG16 ----------------------------------------------------------------------------------------
@@ -262,28 +250,6 @@ def bilinear_kernel(shape, dtype=None):
 
 
 # --- loss -----------------------------------------------------------------------------------------
-
-
-class LayerwiseAdamW(keras.optimizers.AdamW):
-    """AdamW in which each layer has the learning rate times its entry in RATE_FACTORS."""
-
-    def build(self, variables):
-        layer_names = [variable.path.split("/")[0] for variable in variables]
-        self.rate_factors = [RATE_FACTORS.get(name, 1.0) for name in layer_names]
-        super().build(variables)
-
-    def update_step(self, gradient, variable, learning_rate):
-        factor = self.rate_factors[self._get_variable_index(variable)]
-        super().update_step(gradient, variable, learning_rate * factor)
-
-
-class CosineOfSteps(keras.optimizers.schedules.CosineDecay):
-    """A cosine that counts whole steps; Keras hands it the number of parts of steps."""
-
-    parts = 1
-
-    def __call__(self, step):
-        return super().__call__(step // self.parts)
 
 
 def optimize(network, learning_rate, total_steps, slowdown=1.0, parts=1):
@@ -438,15 +404,14 @@ def run(settings, stopping):
     labelled, testing = data_set.find(root)
     training, validation = data_set.split(labelled, seed)
     parts = (training, validation, testing or validation)
-    training, validation, testing = (spread(part, settings["limit"]) for part in parts)
+    parts = training, validation, testing = [spread(part, settings["limit"]) for part in parts]
     settings["labels"] = data_set.label_note(len(labelled), root)
     helper.say(
         f"{data_set.title} in {root}: {len(training)} pictures to train on, {len(validation)} to "
         f"validate, {len(testing)} to paint\n({settings['labels']})"
     )
-    settings["data_digest"] = check_samples(
-        (training, validation, testing), data_set, Path(settings["runs_dir"]) / ".checked.json"
-    )
+    remembered = Path(settings["runs_dir"]) / ".checked.json"
+    settings["data_digest"] = check_samples(parts, data_set, remembered)
     weights = vgg_weights.read(settings["vgg"], Path(settings["data_dir"]))
     folder = run_folder.open_run(Path(settings["runs_dir"]), settings["run"])
     if run_folder.is_finished(folder, settings):
@@ -461,34 +426,49 @@ def run(settings, stopping):
         network = layers(load_vgg(weights), len(data_set.classes))
         get_batches_fn = helper.gen_batch_function(training, data_set, shape, seed)
         batches = math.ceil(len(training) / batch_size)
-        if weights and not checkpoint.manifest_path(folder).is_file():
-            affordable = max(1, HEAD_PIXELS // (batch_size * math.prod(shape)))
-            head_batches = min(HEAD_VIEWS * batches, affordable)
+        affordable = max(1, HEAD_PIXELS // (batch_size * math.prod(shape)))
+        head_batches = min(HEAD_VIEWS * batches, affordable) if weights else 0
+        total = epochs * (TRAINING_COST * len(training) + len(validation))
+        seconds = expected_seconds(network, shape, total + head_batches * batch_size)
+        helper.say(
+            f"{settings['precision']}, batches of {batch_size}, on {device()}: about "
+            f"{math.ceil(seconds / 60)} minutes in all"
+        )
+        if head_batches and not checkpoint.manifest_path(folder).is_file():
             train_head(network, get_batches_fn, batch_size, head_batches, rate, seed)
         make_trainer = functools.partial(optimize, network, rate, epochs * batches)
         state = Training(network, make_trainer, folder, seed)
-        total = epochs * (TRAINING_COST * len(training) + len(validation))
         with helper.progress(total=total, desc="training", unit="pass", smoothing=0.1) as bar:
             validate = functools.partial(
                 score_pictures, predictor(network), validation, data_set, shape,
                 after_each=lambda *_: stopping.check() or bar.update(),
             )  # fmt: skip
             train_nn(state, get_batches_fn, epochs, batch_size, validate, stopping, bar)
-
         network.load_weights(folder / checkpoint.BEST)
-        predict = calibrate(network, validation, data_set, shape, folder)
-        shown, worst = gallery.TestingGallery(folder, testing), gallery.WorstPictures()
-        helper.save_inference_samples(
-            folder / "pictures", predict, testing, data_set, shape, PREDICTION_BATCH, shown.add
-        )
-        result, tally = score_run(predict, validation, data_set, settings, "validation", worst.add)
-        gallery.save(folder, tally, shown, worst)
-        if "perspective" in result:
-            result["simple_rules"] = score_simple_rules(training, validation, data_set)
-        run_folder.write_json(folder / "metrics.json", result)
-        page = report.write(folder)
+        result, page = write_results(network, folder, data_set, settings, parts)
     helper.say(f"\n{metrics.score_table(result)}\n\neverything on one page: {page}")
     return folder
+
+
+def write_results(network, folder, data_set, settings, parts):
+    """Calibrate a trained network, paint and score, and write all of it into the run's folder.
+
+    parts: training, validation and testing samples. Returns (what metrics.json holds, path of the
+    report).
+    """
+    training, validation, testing = parts
+    shape = settings["image_shape"]
+    predict = calibrate(network, validation, data_set, shape, folder)
+    shown, worst = gallery.TestingGallery(folder, testing), gallery.WorstPictures()
+    helper.save_inference_samples(
+        folder / "pictures", predict, testing, data_set, shape, PREDICTION_BATCH, shown.add
+    )
+    result, tally = score_run(predict, validation, data_set, settings, "validation", worst.add)
+    gallery.save(folder, tally, shown, worst)
+    if "perspective" in result:
+        result["simple_rules"] = score_simple_rules(training, validation, data_set)
+    run_folder.write_json(folder / "metrics.json", result)
+    return result, report.write(folder)
 
 
 def main(arguments=None):

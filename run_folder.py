@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import platform
+import subprocess
 import time
 from pathlib import Path
 
@@ -70,6 +71,15 @@ def is_finished(folder, settings):
                 "give the same settings to go on with it, or another --run"
             )
     return (folder / "metrics.json").is_file() and earlier["epochs"] >= settings["epochs"]
+
+
+def git_commit():
+    """Return the commit of this checkout, or None outside of one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 @contextlib.contextmanager
