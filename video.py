@@ -65,7 +65,7 @@ class Video:
 
     def __init__(self, path, name=None):
         self.path, self.name = path, name
-        self.rate = self.time_base = None  # known once frames come
+        self.rate = self.time_base = self.pixel_shape = None  # known once frames come
         self.expected = 0  # frames, as far as the file tells
         if not str(path).startswith(CAMERA):
             with contextlib.suppress(UserError), self._opened() as stream:
@@ -89,29 +89,28 @@ class Video:
         with self._opened() as stream:
             stream.thread_type = "AUTO"
             self.rate, self.time_base = stream.average_rate or USUAL_RATE, stream.time_base
-            frames, first, last, damaged = 0, None, None, 0
-            for frame in _decode(stream):
+            self.pixel_shape = stream.sample_aspect_ratio
+            frames, end, damaged = 0, 0.0, 0
+            for frame in _in_time(_decode(stream)):
                 damaged += frame is None or frame.is_corrupt
-                if frame is None:
-                    continue
-                if first is None:
-                    first, last = frame.pts or 0, -1
-                # Some videos have no times, or times that stand still.
-                frame.pts = max(last + 1, (frame.pts or 0) - first)
-                frames, last = frames + 1, frame.pts
-                end = float(frame.pts * stream.time_base)
-                end += float(frame.duration * stream.time_base) or 1 / self.rate
-                yield frame
-            if not frames:
-                raise UserError(f"{self.path}: not a single frame of this video can be read")
-            if (seconds := _seconds(stream)) and seconds - end > MISSING_SECONDS:
-                raise UserError(
-                    f"{self.path}: cut off after {end:.1f} of {seconds:.1f} seconds; the {frames} "
-                    "frames that are there are done"
-                )
-            if damaged:
-                raise UserError(f"{self.path}: damaged in {damaged} places; the rest is done")
+                if frame is not None:
+                    frames += 1
+                    end = float(frame.pts * stream.time_base)
+                    end += float(frame.duration * stream.time_base) or 1 / self.rate
+                    yield frame
+            self._expect_whole(frames, end, _seconds(stream) or end, damaged)
 
+    def _expect_whole(self, frames, end, seconds, damaged):
+        """Raise UserError unless all frames were there and good."""
+        if not frames:
+            raise UserError(f"{self.path}: not a single frame of this video can be read")
+        if seconds - end > MISSING_SECONDS:
+            raise UserError(
+                f"{self.path}: cut off after {end:.1f} of {seconds:.1f} seconds; the {frames} "
+                "frames that are there are done"
+            )
+        if damaged:
+            raise UserError(f"{self.path}: damaged in {damaged} places; the rest is done")
 
     @staticmethod
     def read(frame):
@@ -158,8 +157,18 @@ def _decode(stream):
             yield None
 
 
+def _in_time(frames):
+    """Let time begin at 0 and go on: some videos have none, or one that stands still."""
+    first, last = None, -1
+    for frame in frames:
+        if frame is not None:
+            first = (frame.pts or 0) if first is None else first
+            frame.pts = last = max(last + 1, (frame.pts or 0) - first)
+        yield frame
+
+
 class VideoWriter:
-    """Writes pictures of one size as a video, each at its own time.
+    """Writes pictures as a video, each at its own time; all in the size of the first.
 
     path: to write, with the codec's suffix; codec: Codec; source: Video that was begun to read,
     whose rate and times the pictures have. To be closed by `with`.
@@ -168,11 +177,12 @@ class VideoWriter:
     def __init__(self, path, codec, source):
         self.container = av.open(str(path), "w")
         self.stream = self.container.add_stream(codec.name, source.rate, options=codec.options)
-        self.time_base = source.time_base
+        self.source = source
 
-    def _set_up(self, frame):
-        context = self.stream.codec_context
-        self.stream.time_base = context.time_base = self.time_base
+    def _set_up(self, context, frame):
+        self.stream.time_base = context.time_base = self.source.time_base
+        if self.source.pixel_shape:
+            context.sample_aspect_ratio = self.source.pixel_shape
         context.width, context.height = frame.width, frame.height
         context.pix_fmt = frame.format.name
         context.colorspace, context.color_range = frame.colorspace, frame.color_range
@@ -180,10 +190,14 @@ class VideoWriter:
 
     def __enter__(self):
         def write(encoded, frame):
-            if not self.stream.codec_context.is_open:
-                self._set_up(encoded)
+            context = self.stream.codec_context
+            if not context.is_open:
+                self._set_up(context, encoded)
+            elif (encoded.height, encoded.width) != (context.height, context.width):
+                size = {"width": context.width, "height": context.height}
+                encoded = encoded.reformat(**size, interpolation="POINT")  # never between classes
             encoded.pts, encoded.duration = frame.pts, frame.duration or 0
-            encoded.time_base = self.time_base
+            encoded.time_base = self.source.time_base
             self.container.mux(self.stream.encode(encoded))
 
         return write
