@@ -204,18 +204,18 @@ def refuse_what_cannot_be_written(form, output):
     """Raise UserError for a wrong name, a missing package, or another engine than TensorFlow."""
     if keras.backend.backend() != "tensorflow":
         raise UserError("exporting needs TensorFlow: unset KERAS_BACKEND for it")
-    absent = [module for module in form.modules if not importlib.util.find_spec(module)]
-    if missing := [module.replace("_", "-") for module in absent]:
-        raise UserError(
-            f"this format needs {' and '.join(missing)}, which is not installed: pip install -r "
-            f"requirements-export.txt, or pip install {' '.join(missing)}"
-        )
     if (suffix := form.file_name.suffix) and output.suffix != suffix:
         raise UserError(f"{output}: expected a name that ends with {suffix}")
     if output.is_dir() and not (output / "saved_model.pb").is_file():
         raise UserError(f"{output}: is a folder that holds something else; give another --output")
     if output.is_file() and not suffix:
         raise UserError(f"{output}: is a file; this format is a folder: give another --output")
+    absent = [module for module in form.modules if not importlib.util.find_spec(module)]
+    if missing := [module.replace("_", "-") for module in absent]:
+        raise UserError(
+            f"this format needs {' and '.join(missing)}, which is not installed: pip install -r "
+            f"requirements-export.txt, or pip install {' '.join(missing)}"
+        )
 
 
 def pictures_to_check(data_set, trained):

@@ -45,11 +45,13 @@ import scipy.special
 from PIL import Image
 
 import augmentation
+import bench
 import birds_eye
 import checkpoint
 import data_check
 import datasets
 import download
+import engine
 import evaluate
 import export
 import gallery
@@ -363,6 +365,18 @@ def test_weight_decay_is_for_convolution_kernels_only(random):
         moved = np.abs(variable.numpy() - before[variable.path]).max() > 0
         decays = "kernel" in variable.path and "upsample" not in variable.path
         assert moved == decays, variable.path
+
+
+def test_operations_are_counted_as_by_hand():
+    """Two for each weight of a convolution at each of its places, in a padded picture."""
+    network = main.layers(main.load_vgg({}, SMALL_BLOCKS, head_channels=8), 3)
+    by_hand = 0
+    for size, channels_in, channels, scale in (
+        (3, 3, 4, 1), (3, 4, 4, 2), (3, 4, 8, 4), (3, 8, 8, 8), (3, 8, 8, 16),
+        (7, 8, 8, 32), (1, 8, 8, 32), (1, 8, 3, 32), (1, 8, 3, 16), (1, 8, 3, 8),
+    ):  # fmt: skip
+        by_hand += 2 * size**2 * channels_in * channels * (64 // scale) * (96 // scale)
+    assert engine.operations(network, (50, 70)) == by_hand
 
 
 def test_a_gradient_reaches_the_first_convolution(random):
@@ -1409,7 +1423,9 @@ def test_a_scale_is_that_of_the_picture(trained, tmp_path, random):
         )
 
 
-def write_video(path, frames, rate=10, codec="ffv1", times=None, rotation=None, shape=None):
+def write_video(
+    path, frames, rate=10, codec="ffv1", times=None, rotation=None, shape=None, pixel_shape=0
+):
     """Write uint8 [H, W, 3] frames with PyAV; times in milliseconds; shape: where none tells it."""
     forms = {"ffv1": "bgr0", "libx264": "yuv420p", "mpeg4": "yuv420p"}
     with av.open(str(path), "w") as container:
@@ -1417,6 +1433,7 @@ def write_video(path, frames, rate=10, codec="ffv1", times=None, rotation=None, 
         stream.height, stream.width = shape or frames[0].shape[:2]
         stream.pix_fmt = forms[codec]
         stream.codec_context.gop_size = 5
+        stream.codec_context.sample_aspect_ratio = pixel_shape
         if rotation:
             stream.set_display_rotation(rotation)
         if times:
@@ -1468,6 +1485,29 @@ def test_a_frame_of_a_video_is_predicted_as_the_same_picture(trained, frames, tm
                 assert np.abs(picture.astype(int) - still).mean() < 10
             else:
                 np.testing.assert_array_equal(picture, still)
+
+
+def test_frames_of_another_size_get_the_size_of_the_first(frames, tmp_path):
+    """Without mixing classes."""
+    film = video.Video(write_video(tmp_path / "film.mkv", frames))
+    decoded = list(film)[:2]
+    with video.LOSSLESS_GREY.writing(tmp_path / "mask.mkv", film) as write:
+        for frame, shape in zip(decoded, ((30, 40), (60, 80)), strict=True):
+            mask = np.zeros(shape, np.uint8)
+            mask[:, shape[1] // 2 :] = 9
+            write(video.LOSSLESS_GREY.encode(mask), frame)
+    _, pictures, _ = read_video(tmp_path / "mask.mkv")
+    np.testing.assert_array_equal(pictures[0], pictures[1])
+
+
+def test_an_overlay_keeps_pixels_that_are_not_square(trained, frames, tmp_path):
+    """As players stretch the film, so they stretch what is made of it."""
+    ratio = fractions.Fraction(4, 3)
+    write_video(tmp_path / "film.mp4", frames, codec="mpeg4", pixel_shape=ratio)
+    assert run_predict(trained, tmp_path / "film.mp4", "--output", tmp_path) == 0
+    for name in ("film.mp4", "film_overlay.mp4"):
+        with av.open(str(tmp_path / name)) as container:
+            assert container.streams.video[0].sample_aspect_ratio == ratio
 
 
 def test_players_learn_which_colours_an_overlay_has(trained, frames, tmp_path):
@@ -1688,6 +1728,37 @@ def test_the_readmes_example_needs_no_keras(trained, frames, tmp_path):
     done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True,
                           text=True, check=True)  # fmt: skip
     assert len(done.stdout.splitlines()) == 3
+
+
+# --- speed ----------------------------------------------------------------------------------------
+
+
+def test_the_bench_measures_all_it_names_and_writes_it_down(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "CASES", (((20, 30), (32, 64), 5),))
+    monkeypatch.setattr(bench, "NETWORK_SHAPE", (32, 64))
+    monkeypatch.setattr(bench, "KITTI_SHAPE", SMALL)
+    monkeypatch.setattr(bench, "SECONDS", 0.01)
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    monkeypatch.setattr(bench, "DRAWN", 4)
+    saved_model = {"saved_model": export.FORMATS["saved_model"]}
+    monkeypatch.setattr(export, "FORMATS", saved_model)
+    assert bench.run(["--json", str(tmp_path / "bench.json")]) == 0
+    written = json.loads((tmp_path / "bench.json").read_text())
+    printed = capsys.readouterr().out
+    for part, count in {"training": 3, "prediction": 4}.items():
+        assert len(written[part]) == count
+        for row in written[part]:
+            assert row["pictures a second"] > 0 and f"| {row['what']} |" in printed
+    alone = written["prediction"][0]
+    assert alone["of the network alone"] == 1
+
+
+def test_a_rate_is_pictures_over_seconds(monkeypatch):
+    """By a clock that goes on by a second whenever it is read."""
+    clock = itertools.count()
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: next(clock))
+    calls = []
+    assert bench.rate_of(calls.append, [1, 2, 3]) == 3 * (len(calls) - 1) / len(calls)
 
 
 # --- report ---------------------------------------------------------------------------------------
