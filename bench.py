@@ -38,12 +38,14 @@ from stopping import Stopping
 from training import TRAINING_COST, Training, take_step, train_epoch
 
 ALONE = "network alone in Keras"
+STEPS = "training steps alone"
+LIMIT = "as fast as a matrix product"  # of as many operations: the machine's own limit
 KITTI_SHAPE = (375, 1242)
 NETWORK_SHAPE = (160, 576)
 CASES = (  # pictures' shape, shape in the network, number of pictures for predict.py
-    (NETWORK_SHAPE, NETWORK_SHAPE, 240),
-    (KITTI_SHAPE, NETWORK_SHAPE, 240),
-    (KITTI_SHAPE, KITTI_SHAPE, 60),
+    (NETWORK_SHAPE, NETWORK_SHAPE, 120),
+    (KITTI_SHAPE, NETWORK_SHAPE, 120),
+    (KITTI_SHAPE, KITTI_SHAPE, 40),
 )
 DRAWN = 12  # different pictures
 ROUNDS = 2
@@ -90,6 +92,11 @@ def rate_of(function, batch):
     return count / seconds
 
 
+def rate_of_matrix_product(picture_operations):
+    """Multiply large matrices. Returns how many pictures' operations that is a second."""
+    return matrix_product_rate(4096, SECONDS) / picture_operations
+
+
 def rate_of_predict(run, pictures, kind):
     """Let predict.py write one kind of all pictures in a folder. Returns pictures a second."""
     command = [run, pictures, "--output", run.parent / kind, "--save", kind]
@@ -112,7 +119,10 @@ def prediction_things(folder, shape, image_shape, count):
     small = np.stack([helper.resample(picture, image_shape) for picture in batch])
     partial = functools.partial
     return (
-        {ALONE: partial(rate_of, network.predict_on_batch, small)}
+        {
+            LIMIT: partial(rate_of_matrix_product, operations(network, image_shape)),
+            ALONE: partial(rate_of, network.predict_on_batch, small),
+        }
         | {
             f"predict.py --save {kind}": partial(rate_of_predict, run, folder / "pictures", kind)
             for kind in ("mask", "overlay")
@@ -155,18 +165,19 @@ def measure_training(folder):
         )
         state.save()
 
+    step_operations = TRAINING_COST * operations(network, NETWORK_SHAPE)
     figures = measure({
+        LIMIT: lambda: rate_of_matrix_product(step_operations),
         "reading and augmenting alone": lambda: rate_of(read, training_part),
-        "training steps alone": lambda: rate_of(
+        STEPS: lambda: rate_of(
             lambda batch: take_step(state.trainer, (batch, labels)), pictures),
         "whole epoch, with validation and checkpoint": lambda: rate_of(epoch, training_part),
     })  # fmt: skip
-    limit = matrix_product_rate() / (TRAINING_COST * operations(network, NETWORK_SHAPE))
     for name, rate in figures.items():
         yield {
             "what": name, "pictures a second": rate,
-            "of training steps alone": rate / figures["training steps alone"],
-            "of a matrix product": None if name.startswith("reading") else rate / limit,
+            "of training steps alone": rate / figures[STEPS],
+            "of a matrix product": rate / figures[LIMIT],
         }  # fmt: skip
 
 
@@ -176,13 +187,11 @@ def measure_prediction(folder):
         case = folder / str(number)
         case.mkdir(parents=True)
         figures = measure(prediction_things(case, shape, image_shape, count))
-        network = figures[ALONE]
-        limit = matrix_product_rate() / operations(main.load_network(case / "run")[0], image_shape)
         for name, rate in figures.items():
             yield {
                 "pictures": shape, "network": image_shape, "what": name,
-                "pictures a second": rate, "of the network alone": rate / network,
-                "of a matrix product": rate / limit,
+                "pictures a second": rate, "of the network alone": rate / figures[ALONE],
+                "of a matrix product": rate / figures[LIMIT],
             }  # fmt: skip
 
 

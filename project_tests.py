@@ -1745,12 +1745,12 @@ def test_the_bench_measures_all_it_names_and_writes_it_down(tmp_path, monkeypatc
     assert bench.run(["--json", str(tmp_path / "bench.json")]) == 0
     written = json.loads((tmp_path / "bench.json").read_text())
     printed = capsys.readouterr().out
-    for part, count in {"training": 3, "prediction": 4}.items():
+    for part, count in {"training": 4, "prediction": 5}.items():
         assert len(written[part]) == count
         for row in written[part]:
             assert row["pictures a second"] > 0 and f"| {row['what']} |" in printed
-    alone = written["prediction"][0]
-    assert alone["of the network alone"] == 1
+    limit, alone = written["prediction"][:2]
+    assert alone["of the network alone"] == limit["of a matrix product"] == 1
 
 
 def test_a_rate_is_pictures_over_seconds(monkeypatch):
