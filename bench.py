@@ -170,7 +170,7 @@ def measure_training(folder):
         LIMIT: lambda: rate_of_matrix_product(step_operations),
         "reading and augmenting alone": lambda: rate_of(read, training_part),
         STEPS: lambda: rate_of(
-            lambda batch: take_step(state.trainer, (batch, labels)), pictures),
+            lambda batch: take_step(state.trainer, batch, labels), pictures),
         "whole epoch, with validation and checkpoint": lambda: rate_of(epoch, training_part),
     })  # fmt: skip
     for name, rate in figures.items():

@@ -34,10 +34,12 @@ def warn_about_idle_gpu():
         )
 
 
-def device():
-    """Say what the network computes on."""
+def device_names(count):
+    """Say what the network computes on; count: of devices."""
     kind = keras.distribution.list_devices()[0].split(":")[0]
-    return f"{os.cpu_count()} processor cores" if kind == "cpu" else kind.upper()
+    if kind == "cpu" and count == 1:
+        return f"{os.cpu_count()} processor cores"
+    return f"{count} {kind.upper()}{'s' if count > 1 else ''}"
 
 
 def expected_seconds(network, shape, passes):

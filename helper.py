@@ -9,12 +9,13 @@ import dataclasses
 import functools
 import itertools
 import os
+import struct
 import sys
 import tempfile
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
-import imageio.v3 as imageio
 import numpy as np
 import scipy.ndimage
 from PIL import Image, ImageOps
@@ -38,6 +39,10 @@ DRAWN_TESTING = (6, 6, 6)
 TINT = 0.4  # how much of the class's colour is in the picture's
 CONTOUR_SHARE = 0.006  # width of contours, of the picture's shorter side
 
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_FILTER_UP = 2
+PNG_COLOURS = {2: 0, 3: 2}  # number of the array's dimensions -> grey or red, green and blue
+
 
 # --- terminal -------------------------------------------------------------------------------------
 
@@ -60,16 +65,26 @@ def quiet_standard_error():
             os.close(original)
 
 
+_silent = False
+
+
+def be_silent(silent):
+    """Say nothing and show no progress from now on, as one of several processes; or do again."""
+    global _silent
+    _silent = silent
+
+
 def progress(iterable=None, **options):
     """tqdm that writes seldom where nobody watches, so that logs stay short."""
     seconds = 0.5 if sys.stderr.isatty() else 30.0
-    return tqdm(iterable, mininterval=seconds, dynamic_ncols=True, **options)
+    return tqdm(iterable, mininterval=seconds, dynamic_ncols=True, disable=_silent, **options)
 
 
 def say(message):
     """Print a message for the person at the terminal without tearing a progress bar apart."""
-    tqdm.write(message, file=sys.stdout)
-    sys.stdout.flush()  # into a log file it would wait otherwise
+    if not _silent:
+        tqdm.write(message, file=sys.stdout)
+        sys.stdout.flush()  # into a log file it would wait otherwise
 
 
 # --- data sets and weights ------------------------------------------------------------------------
@@ -227,17 +242,18 @@ def map_ahead(function, items, ahead=2 * WORKERS):
 # --- batches --------------------------------------------------------------------------------------
 
 
-def gen_batch_function(samples, data_set, image_shape, seed=0, augmented=True):
+def gen_batch_function(samples, data_set, image_shape, seed=0, augmented=True, share=None):
     """Make the function that gives the batches of an epoch.
 
-    samples: labelled Samples; data_set: their row of DATASETS; image_shape: (height, width).
+    samples: labelled Samples; data_set: their row of DATASETS; image_shape: (height, width); share:
+    function that chooses which of a batch's indices are read, by several processes: `Team.share`.
     Returns get_batches_fn(batch_size, epoch=0, first=0), a generator of (pictures uint8
     [N, H, W, 3], labels uint8 [N, H, W]) that goes once over all samples, from batch number `first`
     on; the last batch may be smaller. Each picture is decoded once where memory allows, ahead of
     the network. The random numbers of a picture depend on (seed, epoch, its index) alone.
     get_batches_fn.names(batch_size, epoch, number) gives the names of a batch's pictures.
     """
-    pair_bytes = 4 * image_shape[0] * image_shape[1]
+    pair_bytes, choose = 4 * image_shape[0] * image_shape[1], share or list
 
     @functools.lru_cache(maxsize=_free_memory_bytes() // 2 // pair_bytes)
     def read_pair(index):
@@ -253,10 +269,13 @@ def gen_batch_function(samples, data_set, image_shape, seed=0, augmented=True):
             random = np.random.default_rng([seed, epoch, index])
             return augment(*pair, random, data_set.mirrored) if augmented else pair
 
-        indices = order(epoch)[first * batch_size :]
-        pairs = map_ahead(make, indices, ahead=2 * batch_size + WORKERS)
-        while batch := list(itertools.islice(pairs, batch_size)):
-            pictures, labels = zip(*batch, strict=True)
+        indices = order(epoch)
+        starts = range(first * batch_size, len(indices), batch_size)
+        batches = [choose(indices[start : start + batch_size]) for start in starts]
+        chosen = itertools.chain.from_iterable(batches)
+        pairs = map_ahead(make, chosen, ahead=2 * batch_size + WORKERS)
+        for batch in batches:
+            pictures, labels = zip(*itertools.islice(pairs, len(batch)), strict=True)
             yield np.stack(pictures), np.stack(labels)
 
     def names(batch_size, epoch, number):
@@ -351,6 +370,28 @@ def paint_classes(picture, probabilities, paint):
     return np.asarray(painted)
 
 
+def encode_png(picture):
+    """Compress uint8 [H, W, 3] or [H, W] as PNG, in a third of Pillow's time. Returns bytes.
+
+    Each row is stored as its difference to the one above, runs of equal bytes as such: photographs
+    gain next to nothing by what takes longer (W3C: Portable Network Graphics, third edition).
+    """
+    height, width = picture.shape[:2]
+    rows = picture.reshape(height, -1)
+    filtered = np.full((height, 1 + rows.shape[1]), PNG_FILTER_UP, np.uint8)
+    filtered[:, 1:] = np.diff(rows, axis=0, prepend=np.zeros_like(rows[:1]))
+    compressor = zlib.compressobj(1, strategy=zlib.Z_RLE)
+    header = struct.pack(">2I5B", width, height, 8, PNG_COLOURS[picture.ndim], 0, 0, 0)
+    chunks = {
+        b"IHDR": header, b"IDAT": compressor.compress(filtered) + compressor.flush(), b"IEND": b""
+    }  # fmt: skip
+    return PNG_SIGNATURE + b"".join(
+        struct.pack(">I", len(content)) + name + content
+        + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in chunks.items()
+    )  # fmt: skip
+
+
 def save_inference_samples(
     folder, predict, samples, data_set, image_shape, batch_size=1, look=lambda *_: None
 ):
@@ -364,5 +405,5 @@ def save_inference_samples(
         output, total=len(samples), desc="painting", unit="picture"
     ):
         painted = paint_classes(picture, probabilities, data_set.paint)
-        imageio.imwrite(folder / f"{sample.name}.png", painted, plugin="pillow", compress_level=3)
+        (folder / f"{sample.name}.png").write_bytes(encode_png(painted))
         look(sample, picture, probabilities, painted)

@@ -10,8 +10,8 @@ Segmentation, arXiv:1411.4038 and 1605.06211; K. Simonyan, A. Zisserman: arXiv:1
 """
 
 import argparse
+import contextlib
 import functools
-import itertools
 import math
 import platform
 import sys
@@ -22,7 +22,9 @@ import numpy as np
 
 import augmentation
 import checkpoint
+import devices
 import gallery
+import head
 import helper
 import metrics
 import report
@@ -31,11 +33,11 @@ import vgg_weights
 from command_line import at_least, exit_status, positive_rate
 from data_check import check_samples
 from datasets import DATASETS, VOID, UserError, row_of, spread
-from engine import PRECISIONS, device, expected_seconds, keras, warn_about_idle_gpu
+from engine import PRECISIONS, device_names, expected_seconds, keras, warn_about_idle_gpu
 from optimizer import CosineOfSteps, LayerwiseAdamW
 from scoring import (
-    PREDICTION_BATCH,
     calibrate,
+    prediction_batch,
     predictor,
     score_pictures,
     score_run,
@@ -48,8 +50,6 @@ from training import (
     MemoryShortError,
     Training,
     TrainingError,
-    reseed_dropout,
-    take_step,
     tell,
     train_epoch,
 )
@@ -66,14 +66,6 @@ WARM_UP_SHARE = 0.05  # of all steps
 # Over this share of all steps the weights are averaged (B. Polyak, A. Juditsky: Acceleration of
 # Stochastic Approximation by Averaging, 1992): what is validated, kept and used.
 AVERAGED_SHARE = 0.1
-# The head learns at first from the features of this many pixels of augmented pictures, which takes
-# some minutes and about a gigabyte; their numbers are those of epochs that training does not reach:
-# it must not begin on what the head knows by heart.
-HEAD_VIEWS = 4  # of each picture at most
-HEAD_PIXELS = 100_000_000
-HEAD_FIRST_VIEW = 1 << 20
-HEAD_EPOCHS = 3  # over these
-HEAD_RATE = 3.0  # times the learning rate
 
 
 # --- settings -------------------------------------------------------------------------------------
@@ -94,9 +86,11 @@ def parse_settings(arguments=None):
     add("--vgg", default="conv", metavar="conv|full|none|FILE", help="ImageNet weights to start on")
     add("--image-shape", type=at_least(1), nargs=2, metavar=("H", "W"), help="pixels, in training")
     add("--epochs", type=at_least(1), metavar="N", help="how often each picture is seen")
-    add("--batch-size", default=BATCH_SIZE, type=at_least(1), metavar="N", help="pictures a step")
+    add("--batch-size", default=BATCH_SIZE, type=at_least(1), metavar="N",
+        help="pictures a step, on each device")  # fmt: skip
     add("--learning-rate", default=LEARNING_RATE, type=positive_rate, metavar="R", help="highest")
     add("--precision", default="float32", choices=PRECISIONS, help="of the inner layers")
+    add("--devices", type=at_least(1), metavar="N", help="of each machine to use; default: all")
     add("--seed", default=0, type=at_least(0), metavar="N", help="of every random number")
     add("--limit", type=at_least(1), metavar="N", help="use at most N pictures of each part")
     return parser.parse_args(arguments)
@@ -259,8 +253,8 @@ def optimize(network, learning_rate, total_steps, slowdown=1.0, parts=1):
     at total_steps. Weight decay is for convolution kernels only: biases have no need of it, and it
     would pull the upsampling kernels away from bilinear interpolation.
     slowdown: factor of the rate; parts: calls of train_on_batch whose gradients make a step.
-    Returns a compiled model that shares all layers with network; its loss is the mean cross-entropy
-    over pixels that are not VOID. Its optimizer keeps a running average of the weights.
+    Returns a compiled model that shares all layers with network; its loss is the mean of
+    `picture_loss`. Its optimizer keeps a running average of the weights.
     """
     warm_up, rate = max(1, round(WARM_UP_SHARE * total_steps)), slowdown * learning_rate
     schedule = CosineOfSteps(
@@ -277,53 +271,30 @@ def optimize(network, learning_rate, total_steps, slowdown=1.0, parts=1):
         [v for v in network.trainable_variables if v.name == "bias" or "upsample" in v.path]
     )
     trainer = keras.Model(network.input, network.output, name="trainer")
-    trainer.compile(
-        optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=VOID)
-    )
+    trainer.compile(optimizer, picture_loss)
+    # Keras would learn shapes from the first batch, which it can't where that lies on many devices.
+    classes = network.output.shape[-1]
+    trainer.compute_loss(y=np.zeros((1, 1, 1), np.uint8), y_pred=np.zeros((1, 1, 1, classes)))
     return trainer
 
 
-# --- training -------------------------------------------------------------------------------------
+def picture_loss(labels, logits):
+    """Average the cross-entropy over each picture's pixels that are not VOID, in nats.
 
-
-def train_head(network, get_batches_fn, batch_size, batches, learning_rate, seed=0):
-    """Teach the new layers first, on features of the pretrained ones that are computed once.
-
-    An untrained head sends back noise, which would undo what ImageNet taught before it is of use
-    (A. Kumar et al.: Fine-Tuning can Distort Pretrained Features, arXiv:2202.10054).
-    network: of `layers`, pretrained; get_batches_fn: of `helper.gen_batch_function`; batches: how
-    many of these to learn from.
+    By itself each, so that it does not matter which pictures share a batch or a device.
+    labels: [N, H, W] class indices; logits: [N, H, W, classes]. Returns float32 [N], 0 where all is
+    VOID.
     """
-    pools = [network.get_layer(f"block{block}_pool").output for block in (3, 4, 5)]
-    features = keras.Model(network.input, pools)
-    padded_logits, _ = network.get_layer("logits").input
-    head = keras.Model(pools, padded_logits, name="head")
-    views = (get_batches_fn(batch_size, view) for view in itertools.count(HEAD_FIRST_VIEW))
-    chosen = itertools.islice(itertools.chain.from_iterable(views), batches)
-    stored = [
-        (
-            [np.asarray(pool, np.float16) for pool in features.predict_on_batch(pictures)],
-            pad_with_void(labels),
-        )
-        for pictures, labels in helper.progress(
-            chosen, total=batches, desc="features", unit="batch"
-        )
-    ]
-    trainer = optimize(head, HEAD_RATE * learning_rate, HEAD_EPOCHS * len(stored))
-    reseed_dropout(network, seed)
-    orders = [
-        np.random.default_rng([seed, epoch]).permutation(len(stored))
-        for epoch in range(HEAD_EPOCHS)
-    ]
-    for index in helper.progress(np.concatenate(orders), desc="head", unit="step"):
-        take_step(trainer, stored[index])
+    valid = keras.ops.cast(labels != VOID, "float32")
+    losses = keras.losses.sparse_categorical_crossentropy(
+        labels, logits, from_logits=True, ignore_class=VOID
+    )
+    return keras.ops.sum(losses, axis=(1, 2)) / keras.ops.maximum(
+        keras.ops.sum(valid, axis=(1, 2)), 1.0
+    )
 
 
-def pad_with_void(labels):
-    """Pad labels [N, H, W] below and to the right as Preprocess pads pictures."""
-    height, width = labels.shape[1:]
-    padding = ((0, 0), (0, -height % 32), (0, -width % 32))
-    return np.pad(labels, padding, constant_values=VOID)
+# --- training -------------------------------------------------------------------------------------
 
 
 def train_nn(training, get_batches_fn, epochs, batch_size, validate, stopping=None, bar=None):
@@ -396,79 +367,145 @@ def load_run(folder):
 
 
 def run(settings, stopping):
-    """Train a network and write the run's folder, as the settings say. Returns the folder."""
-    data_set, root, settings = complete_settings(settings)
-    epochs, batch_size, rate, shape, seed = (
-        settings[name] for name in ("epochs", "batch_size", "learning_rate", "image_shape", "seed")
+    """Train a network and write the run's folder, as the settings say. Returns the folder.
+
+    Several processes share the work; the first alone writes, validates and paints.
+    """
+    team = devices.team()
+    data_set, root, settings = team.first_then_others(lambda: complete_settings(settings))
+    parts = choose_pictures(data_set, root, settings)
+    remembered = Path(settings["runs_dir"]) / ".checked.json"
+    settings["data_digest"] = team.from_first(lambda: check_samples(parts, data_set, remembered))
+    weights = team.first_then_others(
+        lambda: vgg_weights.read(settings["vgg"], Path(settings["data_dir"]))
     )
+    with contextlib.ExitStack() as lock, team.scope():
+        folder, settings["pictures_a_step"] = team.from_first(lambda: begin(settings, lock))
+        folder = Path(folder)
+        if not settings["pictures_a_step"]:
+            return folder
+        keras.utils.set_random_seed(settings["seed"] % 2**32)
+        keras.config.set_dtype_policy(settings["precision"])
+        network = own = layers(load_vgg(weights), len(data_set.classes))
+        if team.processes > 1:
+            with team.own_scope():
+                own = layers(load_vgg(weights), len(data_set.classes))
+        train(network, own, folder, data_set, settings, parts, stopping)
+
+        def finish():
+            own.load_weights(folder / checkpoint.BEST)
+            write_results(own, folder, data_set, settings, parts)
+
+        team.from_first(finish)
+    return folder
+
+
+def choose_pictures(data_set, root, settings):
+    """Find the pictures and say how many. Returns training, validation and testing samples.
+
+    Notes in settings what a score on the labels means.
+    """
     labelled, testing = data_set.find(root)
-    training, validation = data_set.split(labelled, seed)
-    parts = (training, validation, testing or validation)
+    training, validation = data_set.split(labelled, settings["seed"])
+    parts = training, validation, testing or validation
     parts = training, validation, testing = [spread(part, settings["limit"]) for part in parts]
     settings["labels"] = data_set.label_note(len(labelled), root)
     helper.say(
         f"{data_set.title} in {root}: {len(training)} pictures to train on, {len(validation)} to "
         f"validate, {len(testing)} to paint\n({settings['labels']})"
     )
-    remembered = Path(settings["runs_dir"]) / ".checked.json"
-    settings["data_digest"] = check_samples(parts, data_set, remembered)
-    weights = vgg_weights.read(settings["vgg"], Path(settings["data_dir"]))
+    return parts
+
+
+def begin(settings, lock):
+    """Open the run's folder. lock: ExitStack that then keeps other processes away from it.
+
+    Returns (its path as text, pictures in a step of all devices, 0 for a run that is finished). A
+    run that goes on keeps its steps, whatever devices there are now.
+    """
     folder = run_folder.open_run(Path(settings["runs_dir"]), settings["run"])
     if run_folder.is_finished(folder, settings):
         helper.say(f"{folder}: this run is finished; nothing to do (more --epochs would go on)")
-        return folder
-    with run_folder.lock_run(folder):
-        run_folder.note_settings(folder, settings)
-        (folder / "metrics.json").unlink(missing_ok=True)  # of fewer epochs: it would seem finished
-        helper.say(f"run: {folder}, {epochs} epochs, pictures of {shape[0]}x{shape[1]} pixels")
-        keras.utils.set_random_seed(seed % 2**32)
-        keras.config.set_dtype_policy(settings["precision"])
-        network = layers(load_vgg(weights), len(data_set.classes))
-        get_batches_fn = helper.gen_batch_function(training, data_set, shape, seed)
-        batches = math.ceil(len(training) / batch_size)
-        affordable = max(1, HEAD_PIXELS // (batch_size * math.prod(shape)))
-        head_batches = min(HEAD_VIEWS * batches, affordable) if weights else 0
-        total = epochs * (TRAINING_COST * len(training) + len(validation))
-        seconds = expected_seconds(network, shape, total + head_batches * batch_size)
-        helper.say(
-            f"{settings['precision']}, batches of {batch_size}, on {device()}: about "
-            f"{math.ceil(seconds / 60)} minutes in all"
+        return str(folder), 0
+    lock.enter_context(run_folder.lock_run(folder))
+    together = settings["batch_size"] * devices.team().devices
+    together = run_folder.earlier_settings(folder).get("pictures_a_step", together)
+    run_folder.note_settings(folder, settings | {"pictures_a_step": together})
+    (folder / "metrics.json").unlink(missing_ok=True)  # of fewer epochs: it would seem finished
+    shape = "x".join(map(str, settings["image_shape"]))
+    helper.say(f"run: {folder}, {settings['epochs']} epochs, pictures of {shape} pixels")
+    return str(folder), together
+
+
+def train(network, own, folder, data_set, settings, samples, stopping):
+    """Train the head, where it is new, and then everything, from where the run stands.
+
+    network: on all devices; own: on those of this process; samples: of `choose_pictures`.
+    """
+    (training, validation, _), team = samples, devices.team()
+    epochs, shape, seed, batch_size = (
+        settings[name] for name in ("epochs", "image_shape", "seed", "pictures_a_step")
+    )
+    # Adam's rule: the rate grows with the root of the batch (S. Malladi et al.: On the SDEs and
+    # Scaling Rules for Adaptive Gradient Algorithms, arXiv:2205.10287).
+    rate = settings["learning_rate"] * math.sqrt(batch_size / settings["batch_size"])
+    get_batches_fn = helper.gen_batch_function(
+        training, data_set, shape, seed, share=team.share if team.devices > 1 else None
+    )
+    batches = math.ceil(len(training) / batch_size)
+    pretrained = settings["vgg"] != "none"
+    head_batches = pretrained * head.affordable_batches(batches, batch_size, shape)
+    total = epochs * (TRAINING_COST * len(training) + len(validation))
+    tell_plan(own, settings, total + head_batches * batch_size)
+    if head_batches and team.from_first(lambda: not checkpoint.manifest_path(folder).is_file()):
+        head.train_head(
+            network, own, optimize, get_batches_fn, batch_size, head_batches, rate, seed
         )
-        if head_batches and not checkpoint.manifest_path(folder).is_file():
-            train_head(network, get_batches_fn, batch_size, head_batches, rate, seed)
-        make_trainer = functools.partial(optimize, network, rate, epochs * batches)
-        state = Training(network, make_trainer, folder, seed)
-        with helper.progress(total=total, desc="training", unit="pass", smoothing=0.1) as bar:
-            validate = functools.partial(
-                score_pictures, predictor(network), validation, data_set, shape,
+    make_trainer = functools.partial(optimize, network, rate, epochs * batches)
+    parts = math.ceil(batch_size / (settings["batch_size"] * team.devices))
+    state = Training(network, make_trainer, folder, seed, parts)
+    with helper.progress(total=total, desc="training", unit="pass", smoothing=0.1) as bar:
+
+        def validate():
+            if own is not network:
+                own.set_weights(network.get_weights())
+            return score_pictures(
+                predictor(own), validation, data_set, shape,
                 after_each=lambda *_: stopping.check() or bar.update(),
             )  # fmt: skip
-            train_nn(state, get_batches_fn, epochs, batch_size, validate, stopping, bar)
-        network.load_weights(folder / checkpoint.BEST)
-        result, page = write_results(network, folder, data_set, settings, parts)
-    helper.say(f"\n{metrics.score_table(result)}\n\neverything on one page: {page}")
-    return folder
+
+        train_nn(state, get_batches_fn, epochs, batch_size, validate, stopping, bar)
+
+
+def tell_plan(network, settings, passes):
+    """Say on what, in what and about how long training will go on; passes: forward, in all."""
+    team = devices.team()
+    seconds = expected_seconds(network, settings["image_shape"], passes) / team.devices
+    helper.say(
+        f"{settings['precision']}, {settings['pictures_a_step']} pictures a step, on "
+        f"{device_names(team.devices)}: about {math.ceil(seconds / 60)} minutes in all"
+    )
 
 
 def write_results(network, folder, data_set, settings, parts):
     """Calibrate a trained network, paint and score, and write all of it into the run's folder.
 
-    parts: training, validation and testing samples. Returns (what metrics.json holds, path of the
-    report).
+    parts: training, validation and testing samples.
     """
     training, validation, testing = parts
     shape = settings["image_shape"]
     predict = calibrate(network, validation, data_set, shape, folder)
     shown, worst = gallery.TestingGallery(folder, testing), gallery.WorstPictures()
     helper.save_inference_samples(
-        folder / "pictures", predict, testing, data_set, shape, PREDICTION_BATCH, shown.add
+        folder / "pictures", predict, testing, data_set, shape, prediction_batch(), shown.add
     )
     result, tally = score_run(predict, validation, data_set, settings, "validation", worst.add)
     gallery.save(folder, tally, shown, worst)
     if "perspective" in result:
         result["simple_rules"] = score_simple_rules(training, validation, data_set)
     run_folder.write_json(folder / "metrics.json", result)
-    return result, report.write(folder)
+    page = report.write(folder)
+    helper.say(f"\n{metrics.score_table(result)}\n\neverything on one page: {page}")
 
 
 def main(arguments=None):
@@ -476,8 +513,9 @@ def main(arguments=None):
 
     def work(stopping):
         settings = parse_settings(arguments)
-        warn_about_idle_gpu()
-        run(settings, stopping)
+        with devices.joined(settings.devices):
+            warn_about_idle_gpu()
+            run(settings, stopping)
 
     return exit_status(work)
 

@@ -1,5 +1,6 @@
 """AdamW with a rate for each layer, and a cosine that counts whole steps."""
 
+import devices
 from engine import keras
 
 # Times the learning rate. Adam's steps are as long for a scaled input as for a large one, so what
@@ -14,6 +15,9 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         layer_names = [variable.path.split("/")[0] for variable in variables]
         self.rate_factors = [RATE_FACTORS.get(name, 1.0) for name in layer_names]
         super().build(variables)
+
+    def _clip_gradients(self, grads):
+        return devices.team().clip_together(super()._clip_gradients, grads)
 
     def update_step(self, gradient, variable, learning_rate):
         factor = self.rate_factors[self._get_variable_index(variable)]

@@ -98,7 +98,7 @@ class Png:
     """How pictures are written, whatever it is; with the methods of video.Codec."""
 
     suffix = ".png"
-    encode = staticmethod(video.encode_png)
+    encode = staticmethod(helper.encode_png)
 
     @staticmethod
     @contextlib.contextmanager

@@ -25,6 +25,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import stat
 import struct
 import subprocess
@@ -50,11 +51,13 @@ import birds_eye
 import checkpoint
 import data_check
 import datasets
+import devices as module_devices
 import download
 import engine
 import evaluate
 import export
 import gallery
+import head
 import helper
 import main
 import metrics
@@ -319,36 +322,40 @@ def test_skips_are_scaled_as_in_the_paper(random):
 
 
 def test_optimize(random):
-    """The loss is the mean cross-entropy over the pixels that are not void."""
+    """The loss is the mean of the pictures' mean cross-entropy over pixels that are not void."""
     network = small_network(3)
     set_small_scores(network, random)
     pictures = random.integers(0, 256, (2, 32, 64, 3), dtype=np.uint8)
     labels = random.choice([0, 1, 2, VOID], (2, 32, 64)).astype(np.uint8)
     logits = network.predict_on_batch(pictures).astype(np.float64)
+    labels[0, :20] = VOID  # of another number of pixels in each picture
     losses = [
-        scipy.special.logsumexp(logit) - logit[label]
-        for logit, label in zip(logits.reshape(-1, 3), labels.reshape(-1), strict=True)
-        if label != VOID
-    ]
+        np.mean([
+            scipy.special.logsumexp(logit) - logit[label]
+            for logit, label in zip(logits[index].reshape(-1, 3), labels[index].flat, strict=True)
+            if label != VOID
+        ])
+        for index in range(2)
+    ]  # fmt: skip
     trainer = main.optimize(network, 1e-9, 10)
     found = float(trainer.test_on_batch(pictures, labels))
     np.testing.assert_allclose(found, np.mean(losses), rtol=1e-5)
 
 
 def test_void_changes_neither_loss_nor_gradient(random):
-    """The gradient at each pixel is (probability - truth) / valid pixels, and 0 where void."""
+    """The gradient at a pixel is (probability - truth) / its picture's valid ones, 0 where void."""
     tensorflow = pytest.importorskip("tensorflow")
-    trainer = main.optimize(small_network(3), 1e-4, 10)
     logits = tensorflow.constant(random.normal(size=(2, 4, 5, 3)), "float32")
     labels = random.choice([0, 1, 2, VOID], (2, 4, 5)).astype(np.uint8)
     with tensorflow.GradientTape() as tape:
         tape.watch(logits)
-        loss = trainer.loss(labels, logits)
+        loss = main.picture_loss(labels, logits)
     exponentials = np.exp(logits.numpy())
     probability = exponentials / exponentials.sum(axis=-1, keepdims=True)
     valid = labels != VOID
     truth = np.eye(3)[np.where(valid, labels, 0)]
-    expected = np.where(valid[..., None], probability - truth, 0) / valid.sum()
+    expected = np.where(valid[..., None], probability - truth, 0)
+    expected /= valid.sum(axis=(1, 2))[:, None, None, None]
     np.testing.assert_allclose(tape.gradient(loss, logits).numpy(), expected, atol=1e-6)
 
 
@@ -522,7 +529,7 @@ def test_the_head_learns_on_stored_features_and_nothing_else_moves():
     pictures, labels = one_batch((50, 90))
     before = {v.path: v.numpy() for v in network.trainable_variables}
     loss_before = float(main.optimize(network, 1e-4, 1).test_on_batch(pictures, labels))
-    main.train_head(network, repeat((pictures, labels), 3), 2, 12, 1e-4)
+    head.train_head(network, network, main.optimize, repeat((pictures, labels), 3), 2, 12, 1e-4)
     loss_after = float(main.optimize(network, 1e-4, 1).test_on_batch(pictures, labels))
     assert loss_after < 0.7 * loss_before
     for variable in network.trainable_variables:
@@ -610,14 +617,14 @@ def test_a_batch_that_does_not_fit_is_cut_and_its_gradients_added(tmp_path, monk
     """Two steps end where those on the whole batch end; it is said once, and noted."""
     monkeypatch.setattr(main, "DROPOUT", 1e-9)
     pictures, labels = one_batch((32, 64))
-    labels = np.where(labels == VOID, 0, labels)  # as many valid pixels in each part
+    labels[0, :20] = VOID  # not as many valid pixels in each part
     weights, train_on_batch = {}, keras.Model.train_on_batch
     for name, limit in (("whole", 2), ("parts", 1)):
 
-        def train_within(self, x, y, limit=limit):
+        def train_within(self, x, y, weights, limit=limit):
             if len(x) > limit:
                 raise MemoryError
-            return train_on_batch(self, x, y)
+            return train_on_batch(self, x, y, weights)
 
         monkeypatch.setattr(keras.Model, "train_on_batch", train_within)
         (tmp_path / name).mkdir()
@@ -1759,6 +1766,176 @@ def test_a_rate_is_pictures_over_seconds(monkeypatch):
     monkeypatch.setattr(bench.time, "perf_counter", lambda: next(clock))
     calls = []
     assert bench.rate_of(calls.append, [1, 2, 3]) == 3 * (len(calls) - 1) / len(calls)
+
+
+# --- several devices and machines -----------------------------------------------------------------
+
+AS_SEVERAL = """
+import os, sys
+if os.environ["KERAS_BACKEND"] == "tensorflow":
+    import tensorflow as tf
+    (cpu,), one = tf.config.list_physical_devices("CPU"), tf.config.LogicalDeviceConfiguration()
+    tf.config.set_logical_device_configuration(cpu, [one] * int(os.environ["DEVICES"]))
+import main, training
+main.DROPOUT = 1e-9  # the devices of TensorFlow drop the same places of different pictures
+training.SAVE_SECONDS = 2
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def start_team(drawn, tmp_path):
+    """Make a function that starts the processes of one training: they train on seven pictures."""
+    started = []
+
+    def start(name, backend, devices=1, processes=1, batch_size=4, epochs=2, data_dir=drawn):
+        with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as server:
+            port = server.getsockname()[1]
+        # So small, because Adam's first steps make much of the rounding of small gradients. It
+        # grows with the root of how often the batch of a device is in a step of four pictures.
+        rate = 1e-9 * np.sqrt(batch_size / 4)
+        command = [
+            sys.executable, "-c", AS_SEVERAL, "--dataset", "kitti", "--data-dir", data_dir,
+            "--runs-dir", tmp_path, "--run", name, "--image-shape", 32, 96, "--limit", 7,
+            "--epochs", epochs, "--batch-size", batch_size, "--learning-rate", rate,
+        ]  # fmt: skip
+        environment = os.environ | {
+            "KERAS_BACKEND": backend, "DEVICES": str(devices),
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        }  # fmt: skip
+        several = {
+            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": str(processes)
+        }  # fmt: skip
+        team = [
+            subprocess.Popen(
+                list(map(str, command)), cwd=HERE, text=True, stderr=subprocess.PIPE,
+                stdout=subprocess.DEVNULL, env=environment
+                | (several | {"JAX_PROCESS_ID": str(process)} if processes > 1 else {}),
+            )
+            for process in range(processes)
+        ]  # fmt: skip
+        started.extend(team)
+        return team
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def finish_team(team, status=0):
+    """Wait for the processes of a training. Returns the last line that each wrote."""
+    written = [process.communicate(timeout=300)[1] for process in team]
+    assert [process.returncode for process in team] == [status] * len(team), written
+    assert not any("Traceback" in text or "Check failure" in text for text in written), written
+    return [text.replace("\r", "\n").splitlines()[-1] if text else "" for text in written]
+
+
+def read_numbers_of_run(folder):
+    """Return the numbers in log.csv (but seconds) and metrics.json, and the newest state."""
+    state, progress = checkpoint.load(folder, pytest.fail)
+    numbers = [row[name] for row in progress.history for name in row if name != "seconds"]
+    result = json.loads((folder / "metrics.json").read_text())["perspective"]["all"]
+    return numbers + [result[name] for name in sorted(result)], state
+
+
+def assert_runs_are_alike(one, other):
+    """Also in the optimizer's running means of gradients, which tell more than small steps do."""
+    (numbers, state), (other_numbers, other_state) = map(read_numbers_of_run, (one, other))
+    np.testing.assert_allclose(numbers, other_numbers, rtol=5e-3)
+    assert state.keys() == other_state.keys()
+    for name, array in state.items():
+        means = name.endswith(("momentum", "velocity"))
+        tolerance = 5e-3 * np.abs(array).max() if means else 2e-5
+        np.testing.assert_allclose(array, other_state[name], rtol=0, atol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize(("devices", "processes"), [(1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (4, 3)])
+def test_every_picture_of_a_batch_counts_once_on_some_device(devices, processes):
+    teams = []
+    for process in range(processes):
+        team = module_devices.Team()
+        team.devices, team.process, team.processes = devices * processes, process, processes
+        teams.append(team)
+    for count in range(1, 20):
+        shares = [team.share(list(range(count))) for team in teams]
+        assert len({len(share) for share in shares}) == 1 and len(shares[0]) % devices == 0
+        counted = [
+            row for team, share in zip(teams, shares, strict=True)
+            for row, real in zip(share, team.real_rows(count, len(share)), strict=True) if real
+        ]  # fmt: skip
+        assert counted == list(range(count))
+
+
+def test_two_devices_of_tensorflow_train_as_one(start_team, tmp_path):
+    """MirroredStrategy on two halves of the processor; the last batch is an odd one."""
+    finish_team(start_team("one", "tensorflow"))
+    finish_team(start_team("two", "tensorflow", devices=2, batch_size=2))
+    assert_runs_are_alike(tmp_path / "one", tmp_path / "two")
+    settings = json.loads((tmp_path / "two" / "settings.json").read_text())
+    assert settings["pictures_a_step"] == 4
+
+
+@needs_jax
+def test_two_devices_and_two_processes_of_jax_train_as_one(start_team, tmp_path):
+    finish_team(start_team("one", "jax"))
+    finish_team(start_team("devices", "jax", devices=2, batch_size=2))
+    finish_team(start_team("processes", "jax", processes=2, batch_size=2))
+    for name in ("devices", "processes"):
+        assert_runs_are_alike(tmp_path / "one", tmp_path / name)
+
+
+def wait_for_rows(folder, count):
+    """Wait until a run's log has so many epochs."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        with contextlib.suppress(FileNotFoundError):
+            if len((folder / "log.csv").read_text().splitlines()) > count:
+                return
+        time.sleep(0.1)
+    raise TimeoutError(folder)
+
+
+@needs_jax
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_process_ends_the_others_and_one_alone_goes_on(lost, start_team, tmp_path):
+    finish_team(start_team("one", "jax", epochs=6))
+    team = start_team("two", "jax", processes=2, batch_size=2, epochs=6)
+    wait_for_rows(tmp_path / "two", 2)
+    team[lost].kill()
+    started = time.monotonic()
+    (line,) = finish_team([team[1 - lost]], status=1)
+    assert time.monotonic() - started < 30
+    assert f"process {1 - lost}: another process of this training is lost" in line
+    assert not (tmp_path / "two" / "metrics.json").exists()
+    finish_team(start_team("two", "jax", processes=1, batch_size=2, epochs=6))
+    assert_runs_are_alike(tmp_path / "one", tmp_path / "two")
+
+
+@needs_jax
+def test_a_stop_and_a_mistake_end_all_processes_alike(start_team, spoilt, tmp_path):
+    """Also where only one of them is told to stop: all end at the same step, which is saved."""
+    team = start_team("two", "jax", processes=2, batch_size=2, epochs=50)
+    wait_for_rows(tmp_path / "two", 1)
+    team[1].terminate()
+    assert all("stopped by SIGTERM" in line for line in finish_team(team, status=143))
+    checkpoint.load(tmp_path / "two", pytest.fail)
+    label = min((spoilt / "data_road" / "training" / "gt_image_2").iterdir())
+    label.write_bytes(b"no picture")  # which the first process alone looks at
+    team = start_team("none", "jax", processes=2, data_dir=spoilt)
+    assert all(label.name in line for line in finish_team(team, status=2))
+
+
+def test_devices_that_are_not_there_give_one_line(start_team, drawn, tmp_path, capsys, monkeypatch):
+    arguments = ("--dataset", "kitti", "--data-dir", drawn, "--runs-dir", tmp_path)
+    assert run_main(*arguments, "--devices", 5) == 2
+    assert "--devices 5: tensorflow finds only 1 here" in error_line(capsys)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    assert run_main(*arguments) == 2
+    assert "KERAS_BACKEND=jax" in error_line(capsys)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "two")
+    assert run_main(*arguments) == 2
+    assert "SLURM_STEP_NUM_TASKS=two: expected a whole number" in error_line(capsys)
 
 
 # --- report ---------------------------------------------------------------------------------------

@@ -55,16 +55,19 @@ def find_run(name, runs_dir=Path("runs")):
     raise UserError(f"{name}: no run found (it would have a settings.json); {there}")
 
 
+def earlier_settings(folder):
+    """Read a run's settings.json. Returns a dict, empty for a run that has none yet."""
+    path = folder / "settings.json"
+    return read_json(path) if path.is_file() else {}
+
+
 def is_finished(folder, settings):
     """Tell whether a run is finished with settings like these, a dict.
 
     Raises UserError where a setting differs that makes going on wrong.
     """
-    path = folder / "settings.json"
-    if not path.is_file():
-        return False
-    earlier = read_json(path)
-    for name in FIXED_SETTINGS:
+    earlier = earlier_settings(folder)
+    for name in FIXED_SETTINGS if earlier else ():
         if earlier.get(name) != settings[name]:
             raise UserError(
                 f"{folder}: this run has {name} {earlier.get(name)}, not {settings[name]}; "
@@ -109,8 +112,7 @@ def lock_run(folder):
 
 def note_settings(folder, settings):
     """Write settings.json, or renew what an older one says of these settings."""
-    path = folder / "settings.json"
-    write_json(path, (read_json(path) if path.is_file() else {}) | settings)
+    write_json(folder / "settings.json", earlier_settings(folder) | settings)
 
 
 @contextlib.contextmanager

@@ -4,12 +4,13 @@ import numpy as np
 import scipy.optimize
 import scipy.special
 
+import devices
 import helper
 import metrics
 import run_folder
 from engine import keras
 
-PREDICTION_BATCH = 4
+PREDICTION_BATCH = 4  # pictures on each device
 FAULTS_SHOWN = 5  # lines of one kind, of those that stop nothing
 
 
@@ -27,7 +28,26 @@ def with_probabilities(network, calibration=(1.0, 0.0)):
 
 def predictor(network, calibration=(1.0, 0.0)):
     """Make the function pictures [N, H, W, 3] -> what the model of `with_probabilities` gives."""
-    return with_probabilities(network, calibration).predict_on_batch
+    return on_own_devices(with_probabilities(network, calibration))
+
+
+def on_own_devices(model):
+    """Make the function array [N, ...] -> what a model predicts, on all devices of this process."""
+    team = devices.team()
+
+    def predict(array):
+        count = len(array)
+        filled = np.take(array, np.arange(count + -count % team.own_devices) % count, axis=0)
+        with team.own_scope():
+            predicted = model.predict_on_batch(team.spread(filled))
+        return keras.tree.map_structure(lambda output: output[:count], predicted)
+
+    return predict
+
+
+def prediction_batch():
+    """How many pictures this process predicts at once."""
+    return PREDICTION_BATCH * devices.team().own_devices
 
 
 def score_pictures(
@@ -39,7 +59,7 @@ def score_pictures(
     function (sample, picture, label, probabilities, calibration or None) to call after each.
     """
     tally, calibrations = metrics.Tally(data_set.classes), calibrations or {}
-    output = helper.gen_test_output(predict, samples, image_shape, PREDICTION_BATCH)
+    output = helper.gen_test_output(predict, samples, image_shape, prediction_batch())
     for sample, picture, probabilities in output:
         label, calibration = helper.read_label(sample, data_set), calibrations.get(sample.name)
         tally.add(label, probabilities, sample.category, calibration)

@@ -15,6 +15,7 @@ class StopRequest(BaseException):
 
     def __init__(self, number):
         super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
         self.exit_status = 128 + number
 
 

@@ -13,6 +13,7 @@ import time
 import numpy as np
 
 import checkpoint
+import devices
 import helper
 import run_folder
 from engine import keras
@@ -38,14 +39,17 @@ class MemoryShortError(TrainingError):
 class Training:
     """A network, its trainer and how far they are: what a checkpoint holds."""
 
-    def __init__(self, network, make_trainer, folder, seed=0):
+    def __init__(self, network, make_trainer, folder, seed=0, parts=1):
         """Go on from the run's newest state, or begin with the network as it is.
 
         network: of `main.layers`; make_trainer: function (slowdown, parts) -> what `main.optimize`
-        gives; folder: of the run.
+        gives; folder: of the run, which the first of several processes alone reads and writes;
+        parts: that a batch is cut into at least.
         """
         self.network, self.make_trainer = network, make_trainer
         self.folder, self.seed = folder, seed
+        self.team = devices.team()
+        self.least_parts = parts if self.team.cuts_steps else 1
         if not self.restore():
             self.save()
 
@@ -54,18 +58,28 @@ class Training:
 
         Returns whether there was a state.
         """
-        arrays, progress = checkpoint.load(self.folder, helper.say)
-        self.progress = progress = dataclasses.replace(progress, **changes)
+        arrays = {}
+
+        def load():
+            found, progress = checkpoint.load(self.folder, helper.say)
+            arrays.update(found or {})
+            return bool(found), dataclasses.asdict(progress)
+
+        there, progress = self.team.from_first(load)
+        self.progress = progress = checkpoint.Progress(**progress | changes)
+        progress.parts = max(progress.parts, self.least_parts)
         self.trainer = self.make_trainer(0.5**progress.returns, progress.parts)
         self.trainer.optimizer.build(self.trainer.trainable_variables)
-        for name, variable in self.variables().items() if arrays else ():
+        for name, variable in self.variables().items() if there else ():
             cut = progress.parts if variable.name == "iteration" else 1
-            variable.assign(cut * arrays[name])
+            nothing = np.zeros(variable.shape, variable.dtype)
+            array = self.team.broadcast(arrays.get(name, nothing).astype(nothing.dtype))
+            variable.assign(cut * array)
         self.saved_at = time.monotonic()
         if changes:
             self.save()
-            run_folder.note_settings(self.folder, changes)
-        return bool(arrays)
+            self.team.from_first(lambda: run_folder.note_settings(self.folder, changes))
+        return there
 
     def variables(self):
         """Return {name: variable} of weights and optimizer: what has to outlive a step."""
@@ -75,50 +89,65 @@ class Training:
 
     def save(self):
         """Save a state. Raises LossError, and saves nothing, where a weight is no number."""
+        if not self.team.from_first(self._save_finite):
+            raise LossError("the weights are no numbers any more")
+        self.saved_at = time.monotonic()
+
+    def _save_finite(self):
+        """Save a state if all of it is numbers. Returns whether it is."""
         arrays = {}
         for name, variable in self.variables().items():
             array = keras.ops.convert_to_numpy(variable)
             if not np.isfinite(array).all():
-                raise LossError("the weights are no numbers any more")
+                return False
             arrays[name] = array // self.progress.parts if variable.name == "iteration" else array
         checkpoint.save(self.folder, arrays, self.progress)
-        self.saved_at = time.monotonic()
+        return True
 
-    def step(self, pictures, labels):
-        """Take a step and count it. Returns its loss."""
+    def step(self, pictures, labels, count):
+        """Take a step on this process's share of a batch of `count` pictures. Returns its loss."""
         progress, started = self.progress, time.monotonic()
         reseed_dropout(self.network, self.seed, len(progress.history), progress.step)
-        loss = take_step(self.trainer, (pictures, labels), progress.parts)
+        loss = take_step(self.trainer, pictures, labels, count, progress.parts)
         progress.step += 1
-        progress.pictures += len(pictures)
-        progress.loss_sum += loss * len(pictures)
+        progress.pictures += count
+        progress.loss_sum += loss * count
         progress.seconds += time.monotonic() - started
         return loss
 
     @contextlib.contextmanager
     def averaged_weights(self):
         """Put the averaged weights in the place of the last ones for the time being."""
-        last = self.trainer.get_weights()
-        self.trainer.optimizer.finalize_variable_values(self.trainer.trainable_variables)
-        for variable in self.trainer.trainable_variables:
+        variables = self.trainer.trainable_variables
+        last = [keras.ops.copy(variable) for variable in variables]
+        self.trainer.optimizer.finalize_variable_values(variables)
+        for variable in variables:
             # JAX recycles the arrays of a network that predicts; the averages need theirs.
             variable.assign(keras.ops.copy(variable))
         try:
             yield
         finally:
-            self.trainer.set_weights(last)
+            for variable, value in zip(variables, last, strict=True):
+                variable.assign(value)
 
     def finish_epoch(self, validate):
-        """Validate the averaged weights; keep them where they are the best. Returns a log row."""
+        """Validate the averaged weights; keep them where they are the best. Returns a log row.
+
+        validate: function () -> metrics.Tally, called by the first process alone.
+        """
         progress, started = self.progress, time.monotonic()
+
+        def judge():
+            row = log_row(progress, validate(), self.trainer.optimizer)
+            return row | {"seconds": round(progress.seconds + time.monotonic() - started, 1)}
+
         with self.averaged_weights():
-            tally = validate()
-            row = log_row(progress, tally, self.trainer.optimizer)
-            row["seconds"] = round(progress.seconds + time.monotonic() - started, 1)
+            row = self.team.from_first(judge)
             if progress.best is None or selection_score(row) > selection_score(progress.best):
-                save_weights = self.network.save_weights
-                checkpoint.save_best(self.folder, save_weights, row["epoch"], progress)
                 progress.best = row
+                if self.team.is_first:
+                    save_weights = self.network.save_weights
+                    checkpoint.save_best(self.folder, save_weights, row["epoch"], progress)
         progress.history.append(row)
         progress.step, progress.pictures, progress.loss_sum, progress.seconds = 0, 0, 0.0, 0.0
         return row
@@ -137,9 +166,12 @@ class Training:
 
     def cut_batches(self, reason, batch_size):
         """Return to the newest state and cut batches into twice as many parts from there on."""
-        parts = 2 * self.progress.parts
-        if parts > batch_size:
-            raise TrainingError(f"{reason}: try a smaller --image-shape")
+        parts, team = 2 * self.progress.parts, self.team
+        # Of several processes not all need be short of memory.
+        if parts * team.own_devices > batch_size or team.processes > 1 or not team.cuts_steps:
+            raise TrainingError(
+                f"{reason}: try a smaller --image-shape or --batch-size, in a new --run"
+            )
         self.restore(parts=parts)
         helper.say(f"{reason}; back to {self.place()}, each batch cut into {parts} parts")
 
@@ -153,7 +185,8 @@ def train_epoch(training, get_batches_fn, batch_size, stopping, bar=None):
     progress = training.progress
     epoch = len(progress.history)
     for pictures, labels in get_batches_fn(batch_size, epoch, progress.step):
-        loss = training.step(pictures, labels)
+        count = len(get_batches_fn.names(batch_size, epoch, progress.step))
+        loss = training.step(pictures, labels, count)
         if not math.isfinite(loss):
             # A finite loss can have gradients that are no numbers, which only the next step shows.
             suspects = range(max(0, progress.step - 2), progress.step)
@@ -161,30 +194,41 @@ def train_epoch(training, get_batches_fn, batch_size, stopping, bar=None):
             pictures = " or, in the step before, ".join(reversed(names))
             raise LossError(f"the loss is {loss} at {training.place()}, on {pictures}")
         if bar is not None:
-            bar.update(TRAINING_COST * len(pictures))
+            bar.update(TRAINING_COST * count)
             bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+        is_due = time.monotonic() - training.saved_at > SAVE_SECONDS
+        wish, is_due = training.team.largest([stopping.wish or 0, is_due])
+        if wish:  # of whichever process
+            stopping.wish = wish
         stopping.check()
-        if time.monotonic() - training.saved_at > SAVE_SECONDS:
+        if is_due:
             training.save()
 
 
-def take_step(trainer, batch, parts=1):
+def take_step(trainer, inputs, labels, count=None, parts=1):
     """Train on one batch, cut into equal parts whose gradients the optimizer adds up.
 
-    batch: (inputs, labels). Where it can't be cut evenly, its first pictures are taken twice.
-    Returns the loss. Raises MemoryShortError.
+    inputs, labels: arrays [N, ...], this process's share of the batch; count: pictures in the batch
+    of all processes, default: N. What fills it up to equal parts on all devices has no weight.
+    Returns the loss, its mean over `count` pictures. Raises MemoryShortError.
     """
-    size = len(batch[1])
-    places = np.arange(-(-size // parts) * parts) % size
-    losses = []
+    team, size, losses = devices.team(), len(labels), []
+    count = count or size
+    unit = parts * team.own_devices
+    places = np.arange(size + -size % unit)
+    weights = np.zeros(len(places), np.float32)
+    weights[:size] = team.real_rows(count, size)
+    weights *= len(places) * team.processes / count
     try:
         for part in np.split(places, parts):
             trainer.reset_metrics()  # or the loss would be the mean since the start
-            pick = functools.partial(np.take, indices=part, axis=0)
-            losses.append(float(trainer.train_on_batch(*keras.tree.map_structure(pick, batch))))
+            pick = functools.partial(np.take, indices=part % size, axis=0)
+            batch = *keras.tree.map_structure(pick, (inputs, labels)), weights[part]
+            batch = keras.tree.map_structure(team.spread_step, batch)
+            losses.append(float(trainer.train_on_batch(*batch)))
     except Exception as error:  # each backend has its own class for this
         if any(sign in repr(error) for sign in OUT_OF_MEMORY):
-            shape = "x".join(map(str, batch[1].shape))
+            shape = "x".join(map(str, labels.shape))
             raise MemoryShortError(f"no memory for a batch of {shape} pixels") from error
         raise
     return sum(losses) / parts

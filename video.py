@@ -6,7 +6,6 @@ PyAV brings the libraries of FFmpeg, which read nearly everything: https://pyav.
 import contextlib
 import platform
 from dataclasses import dataclass
-from fractions import Fraction
 
 import av
 import numpy as np
@@ -54,16 +53,6 @@ class Codec:
 
 TO_WATCH = Codec(".mp4", "libx264", "yuv420p", "yuv444p", {"crf": "20", "preset": "veryfast"})
 LOSSLESS_GREY = Codec(".mkv", "ffv1", "gray", "gray", {})
-
-
-def encode_png(picture):
-    """Compress uint8 [H, W, 3] or [H, W] as PNG, in half of Pillow's time. Returns bytes."""
-    encoder = av.CodecContext.create("png", "w")
-    encoder.height, encoder.width = picture.shape[:2]
-    encoder.pix_fmt = "gray" if picture.ndim == 2 else "rgb24"
-    encoder.time_base, encoder.options = Fraction(1), {"compression_level": "1", "pred": "sub"}
-    frame = av.VideoFrame.from_ndarray(picture, encoder.pix_fmt)
-    return b"".join(map(bytes, encoder.encode(frame) + encoder.encode(None)))
 
 
 class Video:

@@ -1,0 +1,305 @@
+"""Shares a training out among the devices and machines there are.
+
+On TensorFlow tf.distribute.MirroredStrategy does it, for the GPUs of one machine; on JAX
+keras.distribution.DataParallel, for the GPUs of one machine or of several, with a process on each.
+Every device holds all weights and gets an equal share of each batch.
+"""
+
+import contextlib
+import ctypes
+import itertools
+import json
+import os
+import re
+import signal
+import sys
+import tempfile
+
+import numpy as np
+
+import helper
+from datasets import UserError
+from engine import keras
+from stopping import StopRequest
+
+JOINING_SECONDS = 300  # that the processes wait for each other at the start
+HEARTBEAT_SECONDS = 10  # without a sign of life, after which a process counts as lost
+
+
+class Team:
+    """One device, which has nobody to share with; and what the others have in common."""
+
+    devices = 1  # of all processes together
+    process, processes = 0, 1
+    cuts_steps = True  # whether the engine can add up the gradients of a step's parts
+
+    @property
+    def own_devices(self):
+        """The number of devices of this process."""
+        return self.devices // self.processes
+
+    @property
+    def is_first(self):
+        """Whether this is the process that writes and speaks."""
+        return not self.process
+
+    def scope(self):
+        """Open a context in which networks are built and trained on all devices."""
+        return contextlib.nullcontext()
+
+    def own_scope(self):
+        """Open a context in which networks are built and used on this process's own devices."""
+        return contextlib.nullcontext()
+
+    def spread_step(self, array):
+        """Lay this process's share [N, ...] of a batch on devices, to train on it."""
+        return array
+
+    def spread(self, array):
+        """Lay an array [N, ...] on this process's own devices, to predict it."""
+        return array
+
+    def broadcast(self, array):
+        """Return the first process's array; the others give one of its shape and dtype."""
+        return array
+
+    def largest(self, numbers):
+        """Return the largest of the whole numbers that the processes give, place by place."""
+        return numbers
+
+    def clip_together(self, clip, gradients):
+        """Clip the gradients of all devices together by a function list -> list."""
+        return clip(gradients)
+
+    def share(self, rows):
+        """Choose what this process is to read of a batch, a list.
+
+        All get equally many, a multiple of their devices, for which some rows come twice.
+        """
+        each = -(-len(rows) // self.devices) * self.own_devices
+        return [rows[(self.process * each + place) % len(rows)] for place in range(each)]
+
+    def real_rows(self, count, each):
+        """Tell which of this process's `each` rows count, in a batch of count: bool [each]."""
+        return self.process * each + np.arange(each) < count
+
+    def from_first(self, function):
+        """Let the first process call a function for all.
+
+        Returns what it gives, as JSON keeps it. A UserError or StopRequest becomes one everywhere.
+        """
+        if self.processes == 1:
+            return function()
+        told = json.dumps(_outcome(function)).encode() if self.is_first else b""
+        size = int(self.broadcast(np.array(len(told), np.int32)))
+        told = self.broadcast(np.frombuffer(told.ljust(size), np.uint8))
+        outcome = json.loads(told.tobytes())
+        if "stop" in outcome:
+            raise StopRequest(outcome["stop"])
+        if "error" in outcome:
+            error = UserError(outcome["error"])
+            error.exit_status = outcome["exit_status"]
+            raise error
+        return outcome["result"]
+
+    def first_then_others(self, function):
+        """Call a function, in the first process before the others. Returns what it gives here."""
+        results = []
+        self.from_first(lambda: results.append(function()))
+        return results[0] if results else function()
+
+
+def _outcome(function):
+    """Call a function. Returns what there is to tell of it, for JSON."""
+    try:
+        return {"result": function()}
+    except UserError as error:
+        return {"error": str(error), "exit_status": error.exit_status}
+    except StopRequest as request:
+        return {"stop": request.number}
+
+
+class MirroredTeam(Team):
+    """Several devices of this machine, on TensorFlow."""
+
+    cuts_steps = False  # Keras' gradient_accumulation_steps fails under tf.distribute
+
+    def __init__(self, names):
+        """names: of the devices, such as "gpu:0"."""
+        import tensorflow as tf
+
+        tf.get_logger().setLevel("ERROR")
+        self.tf, self.strategy = tf, tf.distribute.MirroredStrategy(names)
+        self.devices = len(names)
+
+    def scope(self):
+        return self.strategy.scope()
+
+    def spread(self, array):
+        parts = np.split(array, self.devices)
+        return self.strategy.experimental_distribute_values_from_function(
+            lambda context: keras.ops.convert_to_tensor(parts[context.replica_id_in_sync_group])
+        )
+
+    spread_step = spread
+
+    def clip_together(self, clip, gradients):
+        # Keras would clip each device's gradients before it adds them up.
+        together = self.tf.distribute.get_replica_context().all_reduce("SUM", gradients)
+        return [gradient / self.devices for gradient in clip(together)]  # it adds them up again
+
+
+class ParallelTeam(Team):
+    """The devices of one process or of several, on JAX."""
+
+    def __init__(self, limit):
+        """limit: how many devices of each process are used, None: all."""
+        import jax
+        from jax.experimental import multihost_utils
+
+        self.jax, self.between = jax, multihost_utils
+        self.process, self.processes = jax.process_index(), jax.process_count()
+        chosen = [jax.local_devices(process)[:limit] for process in range(self.processes)]
+        self.devices = sum(map(len, chosen))
+        self.all, self.own = (
+            keras.distribution.DataParallel(
+                devices=[f"{device.platform}:{device.id}" for device in devices],
+                auto_shard_dataset=False,
+            )
+            for devices in ([*itertools.chain(*chosen)], chosen[self.process])
+        )
+
+    def scope(self):
+        return self.all.scope()
+
+    def own_scope(self):
+        return self.own.scope()
+
+    def spread(self, array):
+        return keras.distribution.distribute_tensor(array, self.own.get_data_layout(array.shape))
+
+    def broadcast(self, array):
+        return self.between.broadcast_one_to_all(array)
+
+    def largest(self, numbers):
+        gathered = self.between.process_allgather(np.array(numbers, np.int32))
+        return gathered.max(axis=0).tolist()
+
+
+# --- finding each other ---------------------------------------------------------------------------
+
+PROCESS_COUNTS = ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+KUBERNETES = ("KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX")
+# What an engine says, in any of its words, where a process or its machine is gone.
+LOST = re.compile("gloo|nccl|coordination service|connection (reset|closed)|socket closed", re.I)
+_team = Team()
+_native_log = _handler = None  # of `_prepare_for_losses`; nothing else would keep them
+
+
+def team():
+    """Return the Team that this process belongs to."""
+    return _team
+
+
+@contextlib.contextmanager
+def joined(limit=None):
+    """Form a team of all devices, and of all processes where the environment tells of several.
+
+    limit: how many devices of each process are used, None: all. Processes are told of each other by
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or by what SLURM, Open MPI and
+    Kubernetes set, as jax.distributed.initialize reads it. Yields the Team. Raises UserError where
+    it can't be formed. Where a process is lost later, all others end with status 1.
+    """
+    global _team
+    if several := _tells_of_several():
+        _meet(several)
+    _team = _form(limit)
+    helper.be_silent(not _team.is_first)
+    try:
+        yield _team
+    except Exception as error:  # each engine has its own class for this
+        if _team.processes > 1 and LOST.search(repr(error)):
+            _end_as_lost()
+        raise
+    finally:
+        _team = Team()
+
+
+def _form(limit):
+    """Make the Team of the devices that the engine has."""
+    names, backend, processes = keras.distribution.list_devices(), keras.backend.backend(), 1
+    if backend == "jax":
+        import jax
+
+        processes = jax.process_count()
+    here = len(names) // processes
+    if limit and limit > here:
+        raise UserError(f"--devices {limit}: {backend} finds only {here} here: {', '.join(names)}")
+    used = limit or here
+    if backend == "jax" and used * processes > 1:
+        return ParallelTeam(used)
+    if backend == "tensorflow" and used > 1:
+        return MirroredTeam(names[:used])
+    return Team()
+
+
+def _tells_of_several():
+    """Return the name of the environment's variable that tells of several processes, or None."""
+    for name in PROCESS_COUNTS:
+        if _number(name, 1) > 1:
+            return name
+    return KUBERNETES[1] if set(KUBERNETES) <= os.environ.keys() else None
+
+
+def _number(name, default=None):
+    """Read a whole number from the environment."""
+    text = os.environ.get(name, default)
+    try:
+        return None if text is None else int(text)
+    except ValueError:
+        raise UserError(f"{name}={text}: expected a whole number") from None
+
+
+def _meet(told_by):
+    """Let JAX find the other processes; told_by: the variable that tells of them."""
+    if keras.backend.backend() != "jax":
+        raise UserError(
+            f"{told_by} tells of several processes, which JAX alone can join: set "
+            f"KERAS_BACKEND=jax, or unset {told_by}"
+        )
+    import jax
+
+    _prepare_for_losses()
+    jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is for stopping.py
+    try:
+        jax.distributed.initialize(
+            num_processes=_number("JAX_NUM_PROCESSES"), process_id=_number("JAX_PROCESS_ID"),
+            initialization_timeout=JOINING_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
+        )  # fmt: skip
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"the processes did not find each other: {reason}") from error
+
+
+def _prepare_for_losses():
+    """End with one line and status 1 where JAX would abort, because a process is lost.
+
+    Its own words, a stack trace among them, go to a file. A signal handler in C alone can come
+    between: Python's wait for the main thread, which waits for the lost process.
+    """
+    global _native_log, _handler
+    _native_log = tempfile.NamedTemporaryFile("w", prefix="jax_", suffix=".log")  # noqa: SIM115
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    os.dup2(_native_log.fileno(), 2)
+    _handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: _end_as_lost())
+    ctypes.CDLL(None).signal(signal.SIGABRT, _handler)
+
+
+def _end_as_lost():
+    print(
+        f"process {_team.process}: another process of this training is lost; start all of them "
+        "again with the same --run, and they go on from the last checkpoint (what JAX said: "
+        f"{_native_log.name})", file=sys.stderr, flush=True,
+    )  # fmt: skip
+    os._exit(1)  # without waiting for the lost one
