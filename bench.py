@@ -43,9 +43,9 @@ LIMIT = "as fast as a matrix product"  # of as many operations: the machine's ow
 KITTI_SHAPE = (375, 1242)
 NETWORK_SHAPE = (160, 576)
 CASES = (  # pictures' shape, shape in the network, number of pictures for predict.py
-    (NETWORK_SHAPE, NETWORK_SHAPE, 120),
-    (KITTI_SHAPE, NETWORK_SHAPE, 120),
-    (KITTI_SHAPE, KITTI_SHAPE, 40),
+    (NETWORK_SHAPE, NETWORK_SHAPE, 80),
+    (KITTI_SHAPE, NETWORK_SHAPE, 80),
+    (KITTI_SHAPE, KITTI_SHAPE, 24),
 )
 DRAWN = 12  # different pictures
 ROUNDS = 2
@@ -99,7 +99,7 @@ def rate_of_matrix_product(picture_operations):
 
 def rate_of_predict(run, pictures, kind):
     """Let predict.py write one kind of all pictures in a folder. Returns pictures a second."""
-    command = [run, pictures, "--output", run.parent / kind, "--save", kind]
+    command = [run, pictures, "--output", pictures.parent / kind, "--save", kind]
     return predict.predict_sources(predict.parse_settings(map(str, command)), Stopping())
 
 
@@ -111,9 +111,8 @@ def rate_of_export(run, name, batch):
     return rate_of(export.FORMATS[name].open(path), batch)
 
 
-def prediction_things(folder, shape, image_shape, count):
+def prediction_things(folder, run, shape, image_shape, count):
     """Make what is measured of one case: {its name: function () -> pictures a second}."""
-    run = make_run(folder / "run", image_shape)
     batch = draw_pictures(folder / "pictures", shape, count)
     network = main.load_network(run)[0]
     small = np.stack([helper.resample(picture, image_shape) for picture in batch])
@@ -183,10 +182,12 @@ def measure_training(folder):
 
 def measure_prediction(folder):
     """Measure all CASES. Yields rows of the table, dicts."""
+    folder.mkdir()
+    make_run_once = functools.cache(lambda shape: make_run(folder / f"run_{text(shape)}", shape))
     for number, (shape, image_shape, count) in enumerate(CASES):
-        case = folder / str(number)
-        case.mkdir(parents=True)
-        figures = measure(prediction_things(case, shape, image_shape, count))
+        case, run = folder / str(number), make_run_once(image_shape)
+        case.mkdir()
+        figures = measure(prediction_things(case, run, shape, image_shape, count))
         for name, rate in figures.items():
             yield {
                 "pictures": shape, "network": image_shape, "what": name,
