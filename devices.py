@@ -10,10 +10,12 @@ import ctypes
 import itertools
 import json
 import os
+import platform
 import re
 import signal
 import sys
 import tempfile
+import zlib
 
 import numpy as np
 
@@ -31,6 +33,7 @@ class Team:
 
     devices = 1  # of all processes together
     process, processes = 0, 1
+    neighbours = 1  # processes on this machine, this one among them
     cuts_steps = True  # whether the engine can add up the gradients of a step's parts
 
     @property
@@ -161,6 +164,8 @@ class ParallelTeam(Team):
         self.process, self.processes = jax.process_index(), jax.process_count()
         chosen = [jax.local_devices(process)[:limit] for process in range(self.processes)]
         self.devices = sum(map(len, chosen))
+        machine = np.uint32(zlib.crc32(platform.node().encode()))
+        self.neighbours = int((multihost_utils.process_allgather(machine) == machine).sum())
         self.all, self.own = (
             keras.distribution.DataParallel(
                 devices=[f"{device.platform}:{device.id}" for device in devices],
@@ -214,7 +219,7 @@ def joined(limit=None):
     if several := _tells_of_several():
         _meet(several)
     _team = _form(limit)
-    helper.be_silent(not _team.is_first)
+    helper.be_one_of(_team.neighbours, silent=not _team.is_first)
     try:
         yield _team
     except Exception as error:  # each engine has its own class for this
@@ -223,6 +228,7 @@ def joined(limit=None):
         raise
     finally:
         _team = Team()
+        helper.be_one_of(1, silent=False)
 
 
 def _form(limit):

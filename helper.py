@@ -65,13 +65,13 @@ def quiet_standard_error():
             os.close(original)
 
 
-_silent = False
+_silent, _neighbours = False, 1
 
 
-def be_silent(silent):
-    """Say nothing and show no progress from now on, as one of several processes; or do again."""
-    global _silent
-    _silent = silent
+def be_one_of(neighbours, silent):
+    """Know that so many processes share this machine's memory, and whether to say nothing."""
+    global _silent, _neighbours
+    _silent, _neighbours = silent, neighbours
 
 
 def progress(iterable=None, **options):
@@ -255,7 +255,7 @@ def gen_batch_function(samples, data_set, image_shape, seed=0, augmented=True, s
     """
     pair_bytes, choose = 4 * image_shape[0] * image_shape[1], share or list
 
-    @functools.lru_cache(maxsize=_free_memory_bytes() // 2 // pair_bytes)
+    @functools.lru_cache(maxsize=_free_memory_bytes() // 2 // _neighbours // pair_bytes)
     def read_pair(index):
         picture = read_image(samples[index].picture, image_shape)
         return picture, read_label(samples[index], data_set, image_shape)

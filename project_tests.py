@@ -1876,6 +1876,27 @@ def test_two_devices_of_tensorflow_train_as_one(start_team, tmp_path):
     assert settings["pictures_a_step"] == 4
 
 
+def resident_bytes():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
+def test_pictures_that_do_not_fit_are_streamed_in_flat_memory(drawn, monkeypatch):
+    """Twenty thousand pictures, of which less than a thousand fit."""
+    labelled, _ = KITTI.find(drawn / "data_road")
+    samples = [labelled[number % len(labelled)] for number in range(20_000)]
+    monkeypatch.setattr(helper, "_free_memory_bytes", lambda: 200 << 20)
+    get_batches_fn = helper.gen_batch_function(samples, KITTI, (96, 320))
+    used, count = {}, 0
+    for pictures, _ in get_batches_fn(20):
+        count += len(pictures)
+        used[count] = resident_bytes()
+    assert count == len(samples)
+    assert max(used.values()) < used[2000] + 60e6, used
+
+
 @needs_jax
 def test_two_devices_and_two_processes_of_jax_train_as_one(start_team, tmp_path):
     finish_team(start_team("one", "jax"))
