@@ -1951,6 +1951,9 @@ def test_devices_that_are_not_there_give_one_line(start_team, drawn, tmp_path, c
     arguments = ("--dataset", "kitti", "--data-dir", drawn, "--runs-dir", tmp_path)
     assert run_main(*arguments, "--devices", 5) == 2
     assert "--devices 5: tensorflow finds only 1 here" in error_line(capsys)
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0", "gpu:1", "gpu:2"])
+        assert module_devices._form(1).devices == 1
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     assert run_main(*arguments) == 2
     assert "KERAS_BACKEND=jax" in error_line(capsys)
