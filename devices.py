@@ -28,6 +28,11 @@ JOINING_SECONDS = 300  # that the processes wait for each other at the start
 HEARTBEAT_SECONDS = 10  # without a sign of life, after which a process counts as lost
 
 
+def fill_up(count, unit):
+    """Number `count` rows, and again from the first on, up to a multiple of unit: int [...]."""
+    return np.arange(count + -count % unit) % count
+
+
 class Team:
     """One device, which has nobody to share with; and what the others have in common."""
 
@@ -79,8 +84,8 @@ class Team:
 
         All get equally many, a multiple of their devices, for which some rows come twice.
         """
-        each = -(-len(rows) // self.devices) * self.own_devices
-        return [rows[(self.process * each + place) % len(rows)] for place in range(each)]
+        places = np.split(fill_up(len(rows), self.devices), self.processes)[self.process]
+        return [rows[place] for place in places]
 
     def real_rows(self, count, each):
         """Tell which of this process's `each` rows count, in a batch of count: bool [each]."""
@@ -160,7 +165,7 @@ class ParallelTeam(Team):
         import jax
         from jax.experimental import multihost_utils
 
-        self.jax, self.between = jax, multihost_utils
+        self.between = multihost_utils
         self.process, self.processes = jax.process_index(), jax.process_count()
         chosen = [jax.local_devices(process)[:limit] for process in range(self.processes)]
         self.devices = sum(map(len, chosen))

@@ -242,7 +242,7 @@ def map_ahead(function, items, ahead=2 * WORKERS):
 # --- batches --------------------------------------------------------------------------------------
 
 
-def gen_batch_function(samples, data_set, image_shape, seed=0, augmented=True, share=None):
+def gen_batch_function(samples, data_set, image_shape, seed=0, augmented=True, share=list):
     """Make the function that gives the batches of an epoch.
 
     samples: labelled Samples; data_set: their row of DATASETS; image_shape: (height, width); share:
@@ -253,7 +253,7 @@ def gen_batch_function(samples, data_set, image_shape, seed=0, augmented=True, s
     the network. The random numbers of a picture depend on (seed, epoch, its index) alone.
     get_batches_fn.names(batch_size, epoch, number) gives the names of a batch's pictures.
     """
-    pair_bytes, choose = 4 * image_shape[0] * image_shape[1], share or list
+    pair_bytes = 4 * image_shape[0] * image_shape[1]
 
     @functools.lru_cache(maxsize=_free_memory_bytes() // 2 // _neighbours // pair_bytes)
     def read_pair(index):
@@ -271,7 +271,7 @@ def gen_batch_function(samples, data_set, image_shape, seed=0, augmented=True, s
 
         indices = order(epoch)
         starts = range(first * batch_size, len(indices), batch_size)
-        batches = [choose(indices[start : start + batch_size]) for start in starts]
+        batches = [share(indices[start : start + batch_size]) for start in starts]
         chosen = itertools.chain.from_iterable(batches)
         pairs = map_ahead(make, chosen, ahead=2 * batch_size + WORKERS)
         for batch in batches:

@@ -449,9 +449,7 @@ def train(network, own, folder, data_set, settings, samples, stopping):
     # Adam's rule: the rate grows with the root of the batch (S. Malladi et al.: On the SDEs and
     # Scaling Rules for Adaptive Gradient Algorithms, arXiv:2205.10287).
     rate = settings["learning_rate"] * math.sqrt(batch_size / settings["batch_size"])
-    get_batches_fn = helper.gen_batch_function(
-        training, data_set, shape, seed, share=team.share if team.devices > 1 else None
-    )
+    get_batches_fn = helper.gen_batch_function(training, data_set, shape, seed, share=team.share)
     batches = math.ceil(len(training) / batch_size)
     pretrained = settings["vgg"] != "none"
     head_batches = pretrained * head.affordable_batches(batches, batch_size, shape)
@@ -464,13 +462,14 @@ def train(network, own, folder, data_set, settings, samples, stopping):
     make_trainer = functools.partial(optimize, network, rate, epochs * batches)
     parts = math.ceil(batch_size / (settings["batch_size"] * team.devices))
     state = Training(network, make_trainer, folder, seed, parts)
+    predict = predictor(own)
     with helper.progress(total=total, desc="training", unit="pass", smoothing=0.1) as bar:
 
         def validate():
             if own is not network:
                 own.set_weights(network.get_weights())
             return score_pictures(
-                predictor(own), validation, data_set, shape,
+                predict, validation, data_set, shape,
                 after_each=lambda *_: stopping.check() or bar.update(),
             )  # fmt: skip
 

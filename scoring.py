@@ -37,7 +37,7 @@ def on_own_devices(model):
 
     def predict(array):
         count = len(array)
-        filled = np.take(array, np.arange(count + -count % team.own_devices) % count, axis=0)
+        filled = np.take(array, devices.fill_up(count, team.own_devices), axis=0)
         with team.own_scope():
             predicted = model.predict_on_batch(team.spread(filled))
         return keras.tree.map_structure(lambda output: output[:count], predicted)

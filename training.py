@@ -214,16 +214,16 @@ def take_step(trainer, inputs, labels, count=None, parts=1):
     """
     team, size, losses = devices.team(), len(labels), []
     count = count or size
-    unit = parts * team.own_devices
-    places = np.arange(size + -size % unit)
+    places = devices.fill_up(size, parts * team.own_devices)
     weights = np.zeros(len(places), np.float32)
     weights[:size] = team.real_rows(count, size)
     weights *= len(places) * team.processes / count
     try:
-        for part in np.split(places, parts):
+        cut = (np.split(array, parts) for array in (places, weights))
+        for part, part_weights in zip(*cut, strict=True):
             trainer.reset_metrics()  # or the loss would be the mean since the start
-            pick = functools.partial(np.take, indices=part % size, axis=0)
-            batch = *keras.tree.map_structure(pick, (inputs, labels)), weights[part]
+            pick = functools.partial(np.take, indices=part, axis=0)
+            batch = *keras.tree.map_structure(pick, (inputs, labels)), part_weights
             batch = keras.tree.map_structure(team.spread_step, batch)
             losses.append(float(trainer.train_on_batch(*batch)))
     except Exception as error:  # each backend has its own class for this
