@@ -33,9 +33,9 @@ import scoring
 import vgg_weights
 from command_line import exit_status
 from datasets import DATASETS
-from engine import keras, matrix_product_rate, operations
+from engine import FLOAT32, faster_precision, keras, matrix_product_rate, operations
 from stopping import Stopping
-from training import TRAINING_COST, Training, take_step, train_epoch
+from training import Training, take_step, train_epoch
 
 ALONE = "network alone in Keras"
 STEPS = "training steps alone"
@@ -59,15 +59,20 @@ def parse_settings(arguments=None):
     return parser.parse_args(arguments)
 
 
+def build_networks(training_precision):
+    """Build what `main.build_networks` does, with an untrained head."""
+    weights = vgg_weights.read("conv", Path(__file__).parent / "data")
+    settings = {"precision": "auto", "training_precision": training_precision}
+    return main.build_networks(weights, len(DATASETS["synthetic"].classes), settings)
+
+
 def make_run(folder, image_shape):
     """Make the folder of a run with an untrained head."""
     folder.mkdir(parents=True)
-    data_set = DATASETS["synthetic"]
-    weights = vgg_weights.read("conv", Path(__file__).parent / "data")
-    network = main.layers(main.load_vgg(weights), len(data_set.classes))
+    network, _ = build_networks(FLOAT32)
     network.save_weights(folder / "best.weights.h5")
     run_folder.write_json(folder / "settings.json", {
-        "dataset": "synthetic", "precision": "float32", "image_shape": image_shape,
+        "dataset": "synthetic", "precision": FLOAT32, "image_shape": image_shape,
         "data_dir": str(folder),
     })  # fmt: skip
     return folder
@@ -92,9 +97,9 @@ def rate_of(function, batch):
     return count / seconds
 
 
-def rate_of_matrix_product(picture_operations):
+def rate_of_matrix_product(picture_operations, precision=FLOAT32):
     """Multiply large matrices. Returns how many pictures' operations that is a second."""
-    return matrix_product_rate(4096, SECONDS) / picture_operations
+    return matrix_product_rate(precision, 4096, SECONDS) / picture_operations
 
 
 def rate_of_predict(run, pictures, kind):
@@ -140,18 +145,18 @@ def measure(things):
     return {name: float(np.mean([figures[name] for figures in rounds])) for name in things}
 
 
-def measure_training(folder):
+def measure_training(folder, precision):
     """Measure what training is made of, at NETWORK_SHAPE. Yields rows of the table, dicts."""
     data_set = DATASETS["synthetic"]
     scenes.draw_data_set(folder / "data", (DRAWN, DRAWN, DRAWN), (1, 1, 1), shape=KITTI_SHAPE)
     samples, _ = data_set.find(folder / "data")
     training_part, validation = data_set.split(samples, 0)
     get_batches_fn = helper.gen_batch_function(training_part, data_set, NETWORK_SHAPE)
-    network = main.load_network(make_run(folder / "run", NETWORK_SHAPE))[0]
+    network, own = build_networks(precision)
     make_trainer = functools.partial(main.optimize, network, main.LEARNING_RATE, 1000)
-    state = Training(network, make_trainer, folder / "run")
+    state = Training(network, make_trainer, run_folder.open_run(folder, "run"))
     pictures, labels = next(get_batches_fn(main.BATCH_SIZE))
-    predict_batch = scoring.predictor(network)
+    validate = scoring.validator(network, own, validation, data_set, NETWORK_SHAPE)
 
     def read(_):
         for _ in get_batches_fn(main.BATCH_SIZE):
@@ -159,14 +164,12 @@ def measure_training(folder):
 
     def epoch(_):
         train_epoch(state, get_batches_fn, main.BATCH_SIZE, Stopping())
-        state.finish_epoch(
-            lambda: scoring.score_pictures(predict_batch, validation, data_set, NETWORK_SHAPE)
-        )
+        state.finish_epoch(validate)
         state.save()
 
-    step_operations = TRAINING_COST * operations(network, NETWORK_SHAPE)
+    step_operations = operations(network, NETWORK_SHAPE, training=True)
     figures = measure({
-        LIMIT: lambda: rate_of_matrix_product(step_operations),
+        LIMIT: lambda: rate_of_matrix_product(step_operations, precision),
         "reading and augmenting alone": lambda: rate_of(read, training_part),
         STEPS: lambda: rate_of(
             lambda batch: take_step(state.trainer, batch, labels), pictures),
@@ -217,9 +220,10 @@ def bench(settings):
         "devices": keras.distribution.list_devices(),
         "versions": {name: metadata.version(name) for name in ("keras", keras.backend.backend())},
     }  # fmt: skip
+    machine["training precision"] = precision = faster_precision()
     with tempfile.TemporaryDirectory() as folder:
         parts = {
-            "training": list(measure_training(Path(folder) / "training")),
+            "training": list(measure_training(Path(folder) / "training", precision)),
             "prediction": list(measure_prediction(Path(folder) / "prediction")),
         }
     print(*(f"{name}: {value}" for name, value in machine.items()), sep="\n")

@@ -9,8 +9,6 @@ import shutil
 import time
 from pathlib import Path
 
-import numpy as np
-
 import helper
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -19,7 +17,9 @@ with helper.quiet_standard_error():
     import keras
 
 SHARE_OF_LIMIT = 0.7  # of a matrix product's rate that training reaches; about
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+FLOAT32, BFLOAT16 = "float32", "mixed_bfloat16"
+PRECISIONS = (FLOAT32, BFLOAT16, "mixed_float16")
+WORTH_ROUNDING = 1.3  # times as fast a product in bfloat16 has to be
 
 
 def warn_about_idle_gpu():
@@ -42,32 +42,49 @@ def device_names(count):
     return f"{count} {kind.upper()}{'s' if count > 1 else ''}"
 
 
-def expected_seconds(network, shape, passes):
-    """Guess how long a network needs for so many forward passes of (height, width) pictures."""
-    return passes * operations(network, shape) / (SHARE_OF_LIMIT * matrix_product_rate())
+def faster_precision():
+    """Return BFLOAT16 where this machine multiplies so much faster, else FLOAT32.
+
+    Graphics processors do, and newer processors (AVX512-BF16, AMX); others imitate it slowly.
+    """
+    worth = matrix_product_rate(BFLOAT16) > WORTH_ROUNDING * matrix_product_rate(FLOAT32)
+    return BFLOAT16 if worth else FLOAT32
 
 
-def matrix_product_rate(size=2048, seconds=0.5):
-    """The machine's own limit: floating-point operations a second of a large matrix product."""
-    matrix = keras.ops.ones((size, size), "float32")
+def expected_seconds(network, shape, precision, trained, predicted):
+    """Guess how long a network needs to train on, and predict, so many (height, width) pictures."""
+    work = trained * operations(network, shape, training=True)
+    work += predicted * operations(network, shape)
+    return work / (SHARE_OF_LIMIT * matrix_product_rate(precision))
+
+
+def matrix_product_rate(precision=FLOAT32, size=2048, seconds=0.5):
+    """The machine's own limit: floating-point operations a second of a large matrix product.
+
+    precision: of PRECISIONS, in which it multiplies.
+    """
+    matrix = keras.ops.ones((size, size), keras.DTypePolicy(precision).compute_dtype)
     count, started = -1, time.perf_counter()
     while (passed := time.perf_counter() - started) < seconds or count < 1:
-        np.asarray(keras.ops.matmul(matrix, matrix)[0, 0])  # waits until it is done
+        float(keras.ops.matmul(matrix, matrix)[0, 0])  # waits until it is done
         count += 1
         if not count:  # the first one warms up
             started = time.perf_counter()
     return 2 * size**3 * count / passed
 
 
-def operations(network, shape):
+def operations(network, shape, training=False):
     """Floating-point operations of a network's convolutions for one picture of (height, width).
 
-    A multiplication and an addition are two.
+    A multiplication and an addition are two. In training the gradients of kernels that are trained
+    cost as much again, and so do those of what such layers send on to later ones.
     """
     convolutions = [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
     outputs = keras.Model(network.input, [layer.output for layer in convolutions])
     shapes = outputs.compute_output_shape((1, *shape, 3))
-    return sum(
-        2 * math.prod(layer.kernel.shape) * math.prod(output[1:3])
-        for layer, output in zip(convolutions, shapes, strict=True)
-    )
+    total, is_sent_back = 0, False
+    for layer, output in zip(convolutions, shapes, strict=True):
+        passes = 1 + training * (layer.trainable + is_sent_back)
+        total += passes * 2 * math.prod(layer.kernel.shape) * math.prod(output[1:3])
+        is_sent_back |= layer.trainable
+    return total

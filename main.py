@@ -33,15 +33,23 @@ import vgg_weights
 from command_line import at_least, exit_status, positive_rate
 from data_check import check_samples
 from datasets import DATASETS, VOID, UserError, row_of, spread
-from engine import PRECISIONS, device_names, expected_seconds, keras, warn_about_idle_gpu
+from engine import (
+    FLOAT32,
+    PRECISIONS,
+    device_names,
+    expected_seconds,
+    faster_precision,
+    keras,
+    warn_about_idle_gpu,
+)
 from optimizer import CosineOfSteps, LayerwiseAdamW
 from scoring import (
     calibrate,
     prediction_batch,
     predictor,
-    score_pictures,
     score_run,
     score_simple_rules,
+    validator,
 )
 from stopping import Stopping, StopRequest
 from training import (
@@ -55,6 +63,9 @@ from training import (
 )
 
 VGG_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # (convolutions, channels) each
+# Pretrained layers that stay as they are: edges and textures are the same in every street, and
+# these are the dearest layers to train.
+FROZEN = ("block1", "block2")
 HEAD_CHANNELS = 512  # of fc6 and fc7 where they do not come from ImageNet
 DROPOUT = 0.5
 POOL3_SCALE, POOL4_SCALE = 1e-4, 1e-2  # of the paper's all-at-once training
@@ -89,7 +100,8 @@ def parse_settings(arguments=None):
     add("--batch-size", default=BATCH_SIZE, type=at_least(1), metavar="N",
         help="pictures a step, on each device")  # fmt: skip
     add("--learning-rate", default=LEARNING_RATE, type=positive_rate, metavar="R", help="highest")
-    add("--precision", default="float32", choices=PRECISIONS, help="of the inner layers")
+    add("--precision", default="auto", choices=["auto", *PRECISIONS],
+        help="of the inner layers; auto: trains in the fastest, answers in float32")  # fmt: skip
     add("--devices", type=at_least(1), metavar="N", help="of each machine to use; default: all")
     add("--seed", default=0, type=at_least(0), metavar="N", help="of every random number")
     add("--limit", type=at_least(1), metavar="N", help="use at most N pictures of each part")
@@ -144,7 +156,8 @@ def load_vgg(weights, blocks=VGG_BLOCKS, head_channels=HEAD_CHANNELS):
     """Build VGG16 as a fully convolutional network.
 
     weights: {layer name: (kernel, bias)} of `vgg_weights.read`; layers not named start from
-    random numbers. blocks: (convolutions, channels) of each block. head_channels: of fc6 and fc7
+    random numbers, and named ones of FROZEN blocks are not trained. blocks: (convolutions,
+    channels) of each block. head_channels: of fc6 and fc7
     where weights has none; ImageNet's have 4096.
     Returns a model: uint8 or float RGB pictures [N, H, W, 3], 0..255, any size -> block3_pool,
     block4_pool and fc7, at 1/8, 1/16 and 1/32 of the size padded to a multiple of 32.
@@ -164,7 +177,9 @@ def load_vgg(weights, blocks=VGG_BLOCKS, head_channels=HEAD_CHANNELS):
         x = keras.layers.Dropout(DROPOUT, name=f"{name}_dropout")(x)
     vgg = keras.Model(picture, [pools[2], pools[3], x], name="vgg16")
     for name, (kernel, bias) in weights.items():
-        vgg.get_layer(name).set_weights([kernel, bias])
+        layer = vgg.get_layer(name)
+        layer.set_weights([kernel, bias])
+        layer.trainable = not name.startswith(FROZEN)
     return vgg
 
 
@@ -338,15 +353,15 @@ def train_nn(training, get_batches_fn, epochs, batch_size, validate, stopping=No
 def load_network(folder, precision=None):
     """Bring a trained run's network back.
 
-    folder: of the run; precision: of the inner layers, default: as in training. Returns (network
-    of `layers`, (slope, offset) of its calibration, row of DATASETS, settings). Raises UserError
-    where the run has no weights, or damaged ones.
+    folder: of the run; precision: of the inner layers, default: as the run's settings say.
+    Returns (network of `layers`, (slope, offset) of its calibration, row of DATASETS, settings).
+    Raises UserError where the run has no weights, or damaged ones.
     """
     settings, weights = run_folder.read_json(folder / "settings.json"), folder / checkpoint.BEST
     if not weights.is_file():
         raise UserError(f"{weights}: not found; this run has not trained a whole epoch yet")
     data_set = row_of(settings)
-    keras.config.set_dtype_policy(precision or settings["precision"])
+    keras.config.set_dtype_policy(precision or answering_precision(settings))
     network = layers(load_vgg(vgg_weights.read(str(weights), folder)), len(data_set.classes))
     try:
         network.load_weights(weights)
@@ -355,6 +370,14 @@ def load_network(folder, precision=None):
     fit = folder / "calibration.json"
     fit = run_folder.read_json(fit) if fit.is_file() else {"slope": 1.0, "offset": 0.0}
     return network, (fit["slope"], fit["offset"]), data_set, settings
+
+
+def answering_precision(settings):
+    """Return the precision of the inner layers in which a run's network answers.
+
+    What is left to the program is exact: the same for one picture as for many, and everywhere.
+    """
+    return FLOAT32 if settings["precision"] == "auto" else settings["precision"]
 
 
 def load_run(folder):
@@ -380,16 +403,13 @@ def run(settings, stopping):
         lambda: vgg_weights.read(settings["vgg"], Path(settings["data_dir"]))
     )
     with contextlib.ExitStack() as lock, team.scope():
-        folder, settings["pictures_a_step"] = team.from_first(lambda: begin(settings, lock))
+        folder, decided = team.from_first(lambda: begin(settings, lock))
         folder = Path(folder)
-        if not settings["pictures_a_step"]:
+        if not decided:
             return folder
+        settings |= decided
         keras.utils.set_random_seed(settings["seed"] % 2**32)
-        keras.config.set_dtype_policy(settings["precision"])
-        network = own = layers(load_vgg(weights), len(data_set.classes))
-        if team.processes > 1:
-            with team.own_scope():
-                own = layers(load_vgg(weights), len(data_set.classes))
+        network, own = build_networks(weights, len(data_set.classes), settings)
         train(network, own, folder, data_set, settings, parts, stopping)
 
         def finish():
@@ -398,6 +418,27 @@ def run(settings, stopping):
 
         team.from_first(finish)
     return folder
+
+
+def build_networks(weights, num_classes, settings):
+    """Build the network to train, and the one to answer with.
+
+    Returns (the first, on all devices; the second, on those of this process): the same one where
+    neither devices nor precision differ.
+    """
+
+    def build(precision):
+        keras.config.set_dtype_policy(precision)
+        return layers(load_vgg(weights), num_classes)
+
+    team, training, answering = (
+        devices.team(), settings["training_precision"], answering_precision(settings)
+    )  # fmt: skip
+    network = own = build(training)
+    if team.processes > 1 or training != answering:
+        with team.own_scope():
+            own = build(answering)
+    return network, own
 
 
 def choose_pictures(data_set, root, settings):
@@ -420,21 +461,26 @@ def choose_pictures(data_set, root, settings):
 def begin(settings, lock):
     """Open the run's folder. lock: ExitStack that then keeps other processes away from it.
 
-    Returns (its path as text, pictures in a step of all devices, 0 for a run that is finished). A
-    run that goes on keeps its steps, whatever devices there are now.
+    Returns (its path as text, settings to keep: {} for a run that is finished). A run that goes on
+    keeps its steps and their precision, whatever machine it is on now.
     """
     folder = run_folder.open_run(Path(settings["runs_dir"]), settings["run"])
     if run_folder.is_finished(folder, settings):
         helper.say(f"{folder}: this run is finished; nothing to do (more --epochs would go on)")
-        return str(folder), 0
+        return str(folder), {}
     lock.enter_context(run_folder.lock_run(folder))
-    together = settings["batch_size"] * devices.team().devices
-    together = run_folder.earlier_settings(folder).get("pictures_a_step", together)
-    run_folder.note_settings(folder, settings | {"pictures_a_step": together})
+    precision = settings["precision"]
+    decided = {
+        "pictures_a_step": settings["batch_size"] * devices.team().devices,
+        "training_precision": faster_precision() if precision == "auto" else precision,
+    }
+    earlier = run_folder.earlier_settings(folder)
+    decided |= {name: earlier[name] for name in decided if name in earlier}
+    run_folder.note_settings(folder, settings | decided)
     (folder / "metrics.json").unlink(missing_ok=True)  # of fewer epochs: it would seem finished
     shape = "x".join(map(str, settings["image_shape"]))
     helper.say(f"run: {folder}, {settings['epochs']} epochs, pictures of {shape} pixels")
-    return str(folder), together
+    return str(folder), decided
 
 
 def train(network, own, folder, data_set, settings, samples, stopping):
@@ -453,36 +499,39 @@ def train(network, own, folder, data_set, settings, samples, stopping):
     batches = math.ceil(len(training) / batch_size)
     pretrained = settings["vgg"] != "none"
     head_batches = pretrained * head.affordable_batches(batches, batch_size, shape)
-    total = epochs * (TRAINING_COST * len(training) + len(validation))
-    tell_plan(own, settings, total + head_batches * batch_size)
+    tell_plan(
+        network, settings, trained=epochs * len(training),
+        predicted=epochs * len(validation) + head_batches * batch_size,
+    )  # fmt: skip
     if head_batches and team.from_first(lambda: not checkpoint.manifest_path(folder).is_file()):
+        seeing = own if team.processes > 1 else network
         head.train_head(
-            network, own, optimize, get_batches_fn, batch_size, head_batches, rate, seed
+            network, seeing, optimize, get_batches_fn, batch_size, head_batches, rate, seed
         )
     make_trainer = functools.partial(optimize, network, rate, epochs * batches)
     parts = math.ceil(batch_size / (settings["batch_size"] * team.devices))
     state = Training(network, make_trainer, folder, seed, parts)
-    predict = predictor(own)
+    total = epochs * (TRAINING_COST * len(training) + len(validation))
     with helper.progress(total=total, desc="training", unit="pass", smoothing=0.1) as bar:
-
-        def validate():
-            if own is not network:
-                own.set_weights(network.get_weights())
-            return score_pictures(
-                predict, validation, data_set, shape,
-                after_each=lambda *_: stopping.check() or bar.update(),
-            )  # fmt: skip
-
+        validate = validator(
+            network, own, validation, data_set, shape, lambda *_: stopping.check() or bar.update()
+        )
         train_nn(state, get_batches_fn, epochs, batch_size, validate, stopping, bar)
 
 
-def tell_plan(network, settings, passes):
-    """Say on what, in what and about how long training will go on; passes: forward, in all."""
+def tell_plan(network, settings, trained, predicted):
+    """Say on what, in what and about how long training will go on.
+
+    trained, predicted: how many pictures will be, in all.
+    """
     team = devices.team()
-    seconds = expected_seconds(network, settings["image_shape"], passes) / team.devices
+    seconds = expected_seconds(
+        network, settings["image_shape"], settings["training_precision"], trained, predicted
+    )
+    minutes = math.ceil(seconds / 60 / team.devices)
     helper.say(
-        f"{settings['precision']}, {settings['pictures_a_step']} pictures a step, on "
-        f"{device_names(team.devices)}: about {math.ceil(seconds / 60)} minutes in all"
+        f"{settings['training_precision']}, {settings['pictures_a_step']} pictures a step, on "
+        f"{device_names(team.devices)}: about {minutes} minutes in all"
     )
 
 

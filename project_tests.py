@@ -384,6 +384,11 @@ def test_operations_are_counted_as_by_hand():
     ):  # fmt: skip
         by_hand += 2 * size**2 * channels_in * channels * (64 // scale) * (96 // scale)
     assert engine.operations(network, (50, 70)) == by_hand
+    first = 2 * 9 * 3 * 4 * 64 * 96
+    assert engine.operations(network, (50, 70), training=True) == 3 * by_hand - first
+    network.get_layer("block1_conv1").trainable = False
+    second = 2 * 9 * 4 * 4 * 32 * 48
+    assert engine.operations(network, (50, 70), training=True) == 3 * by_hand - 2 * first - second
 
 
 def test_a_gradient_reaches_the_first_convolution(random):
@@ -527,14 +532,69 @@ def test_the_head_learns_on_stored_features_and_nothing_else_moves():
     # A VGG of its own: training changes fc6 and fc7, and imagenet_vgg is shared.
     network = main.layers(main.load_vgg(vgg_weights.read("conv", HERE / "data")), 2)
     pictures, labels = one_batch((50, 90))
-    before = {v.path: v.numpy() for v in network.trainable_variables}
+    before = {v.path: v.numpy() for v in network.weights}
     loss_before = float(main.optimize(network, 1e-4, 1).test_on_batch(pictures, labels))
     head.train_head(network, network, main.optimize, repeat((pictures, labels), 3), 2, 12, 1e-4)
     loss_after = float(main.optimize(network, 1e-4, 1).test_on_batch(pictures, labels))
     assert loss_after < 0.7 * loss_before
-    for variable in network.trainable_variables:
+    for variable in network.weights:
         moved = not np.array_equal(variable.numpy(), before[variable.path])
         assert moved != variable.path.startswith("block"), variable.path
+
+
+def test_pretrained_edges_stay_as_they_are_and_outlive_a_kill(tmp_path, random):
+    """A checkpoint holds them, wherever they came from; the same layers, new, are trained."""
+    weights = {
+        name: (random.normal(size=(3, 3, *channels)), random.normal(size=channels[1]))
+        for name, channels in (("block1_conv1", (3, 4)), ("block3_conv1", (4, 8)))
+    }
+    network = main.layers(main.load_vgg(weights, SMALL_BLOCKS, head_channels=8), 2)
+    before = {v.path: v.numpy() for v in network.weights}
+    train_one_batch(tmp_path, network, one_batch((32, 64)), 1, 1, 1e-2)
+    moved = {v.path for v in network.weights if not np.array_equal(v.numpy(), before[v.path])}
+    assert set(before) - moved == {"block1_conv1/kernel", "block1_conv1/bias"}
+    last = small_network()
+    training.Training(last, functools.partial(main.optimize, last, 1e-2, 20), tmp_path)
+    np.testing.assert_array_equal(
+        last.get_layer("block1_conv1").kernel.numpy(), before["block1_conv1/kernel"]
+    )
+
+
+def set_rates(monkeypatch, float32, bfloat16):
+    rates = {"float32": float32, "mixed_bfloat16": bfloat16}
+    monkeypatch.setattr(engine, "matrix_product_rate", lambda precision: rates[precision])
+
+
+@pytest.mark.parametrize(("bfloat16", "chosen"), [(2e9, "mixed_bfloat16"), (1.1e9, "float32")])
+def test_training_rounds_where_that_is_much_faster(bfloat16, chosen, monkeypatch):
+    set_rates(monkeypatch, 1e9, bfloat16)
+    assert engine.faster_precision() == chosen
+
+
+def test_a_run_goes_on_in_the_precision_it_began_with(drawn, tmp_path, monkeypatch):
+    """It trains in it, on whatever machine, and answers in float32, in each epoch and later."""
+    seen = []
+
+    def watched(network, own, *others):
+        seen.append([each.get_layer("fc6").compute_dtype for each in (network, own)])
+        return train(network, own, *others)
+
+    train = main.train
+    monkeypatch.setattr(main, "train", watched)
+    for epochs, rate in ((1, 2e9), (2, 1e8)):
+        set_rates(monkeypatch, 1e9, rate)
+        assert run_main(
+            "--dataset", "kitti", "--data-dir", drawn, "--runs-dir", tmp_path, "--run", "first",
+            "--image-shape", 32, 96, "--vgg", "none", "--epochs", epochs,
+        ) == 0  # fmt: skip
+    assert seen == [["bfloat16", "float32"]] * 2
+    network, _, data_set, settings = main.load_network(tmp_path / "first")
+    assert network.get_layer("fc6").compute_dtype == "float32"
+    _, validation = data_set.split(data_set.find(drawn / "data_road")[0], 0)
+    predict = scoring.predictor(network)
+    loss = scoring.score_pictures(predict, validation, data_set, settings["image_shape"]).loss
+    best = checkpoint.load(tmp_path / "first", print)[1].best
+    assert loss == pytest.approx(best["val_loss"], rel=1e-5)
 
 
 class StopAt(stopping.Stopping):
@@ -1798,6 +1858,7 @@ def start_team(drawn, tmp_path):
             sys.executable, "-c", AS_SEVERAL, "--dataset", "kitti", "--data-dir", data_dir,
             "--runs-dir", tmp_path, "--run", name, "--image-shape", 32, 96, "--limit", 7,
             "--epochs", epochs, "--batch-size", batch_size, "--learning-rate", rate,
+            "--precision", "float32",
         ]  # fmt: skip
         environment = os.environ | {
             "KERAS_BACKEND": backend, "DEVICES": str(devices),

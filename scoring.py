@@ -67,6 +67,21 @@ def score_pictures(
     return tally
 
 
+def validator(network, own, samples, data_set, image_shape, after_each=lambda *_: None):
+    """Make the function () -> metrics.Tally of a network as it is then.
+
+    own: network that answers in its place, or the same one; the others: of `score_pictures`.
+    """
+    predict = predictor(own)
+
+    def validate():
+        if own is not network:
+            own.set_weights(network.get_weights())
+        return score_pictures(predict, samples, data_set, image_shape, after_each=after_each)
+
+    return validate
+
+
 def calibrate(network, samples, data_set, image_shape, folder):
     """Fit what makes a network's probabilities true, and keep it in the run's calibration.json.
 

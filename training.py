@@ -83,7 +83,7 @@ class Training:
 
     def variables(self):
         """Return {name: variable} of weights and optimizer: what has to outlive a step."""
-        weights = {variable.path: variable for variable in self.trainer.trainable_variables}
+        weights = {variable.path: variable for variable in self.network.weights}
         kept = [v for v in self.trainer.optimizer.variables if "accumulator" not in v.name]
         return weights | {f"optimizer/{index}/{v.name}": v for index, v in enumerate(kept)}
 
