@@ -157,8 +157,8 @@ def load_vgg(weights, blocks=VGG_BLOCKS, head_channels=HEAD_CHANNELS):
 
     weights: {layer name: (kernel, bias)} of `vgg_weights.read`; layers not named start from
     random numbers, and named ones of FROZEN blocks are not trained. blocks: (convolutions,
-    channels) of each block. head_channels: of fc6 and fc7
-    where weights has none; ImageNet's have 4096.
+    channels) of each block. head_channels: of fc6 and fc7 where weights has none; ImageNet's have
+    4096.
     Returns a model: uint8 or float RGB pictures [N, H, W, 3], 0..255, any size -> block3_pool,
     block4_pool and fc7, at 1/8, 1/16 and 1/32 of the size padded to a multiple of 32.
     """
@@ -469,13 +469,13 @@ def begin(settings, lock):
         helper.say(f"{folder}: this run is finished; nothing to do (more --epochs would go on)")
         return str(folder), {}
     lock.enter_context(run_folder.lock_run(folder))
-    precision = settings["precision"]
+    earlier, precision = run_folder.earlier_settings(folder), settings["precision"]
+    together = settings["batch_size"] * devices.team().devices
     decided = {
-        "pictures_a_step": settings["batch_size"] * devices.team().devices,
-        "training_precision": faster_precision() if precision == "auto" else precision,
+        "pictures_a_step": earlier.get("pictures_a_step", together),
+        "training_precision": earlier.get("training_precision")
+        or (faster_precision() if precision == "auto" else precision),
     }
-    earlier = run_folder.earlier_settings(folder)
-    decided |= {name: earlier[name] for name in decided if name in earlier}
     run_folder.note_settings(folder, settings | decided)
     (folder / "metrics.json").unlink(missing_ok=True)  # of fewer epochs: it would seem finished
     shape = "x".join(map(str, settings["image_shape"]))
