@@ -173,8 +173,10 @@ def load_vgg(weights, blocks=VGG_BLOCKS, head_channels=HEAD_CHANNELS):
     head = {name: weights[name][0].shape for name in ("fc6", "fc7") if name in weights}
     for name, size in (("fc6", 7), ("fc7", 1)):
         size, _, _, channels = head.get(name, (size, size, None, head_channels))
-        x = convolution(x, channels, size, name)
-        x = keras.layers.Dropout(DROPOUT, name=f"{name}_dropout")(x)
+        # In bfloat16, oneDNN fills the gradient of what a kernel never sees of pictures below
+        # 128 pixels with whatever lies in memory, up to 1e38 (TensorFlow 2.21).
+        x = convolution(x, channels, size, name, dtype="float32")
+        x = keras.layers.Dropout(DROPOUT, dtype="float32", name=f"{name}_dropout")(x)
     vgg = keras.Model(picture, [pools[2], pools[3], x], name="vgg16")
     for name, (kernel, bias) in weights.items():
         layer = vgg.get_layer(name)
@@ -183,11 +185,12 @@ def load_vgg(weights, blocks=VGG_BLOCKS, head_channels=HEAD_CHANNELS):
     return vgg
 
 
-def convolution(x, channels, size, name):
-    """Convolve and rectify, keeping height and width."""
+def convolution(x, channels, size, name, dtype=None):
+    """Convolve and rectify, keeping height and width. dtype: default: as the program's policy."""
     return keras.layers.Conv2D(
-        channels, size, padding="same", activation="relu", kernel_initializer="he_normal", name=name
-    )(x)
+        channels, size, padding="same", activation="relu", kernel_initializer="he_normal",
+        dtype=dtype, name=name,
+    )(x)  # fmt: skip
 
 
 # --- skip layers ----------------------------------------------------------------------------------

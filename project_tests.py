@@ -263,6 +263,26 @@ def test_jax_gives_the_same_features(tmp_path, random):
             assert np.abs(one - other).max() < 1e-5 * np.abs(one).max()
 
 
+@pytest.fixture
+def bfloat16():
+    engine.keras.config.set_dtype_policy("mixed_bfloat16")
+    yield
+    engine.keras.config.set_dtype_policy("float32")
+
+
+def test_what_fc6_never_sees_of_a_small_picture_stays_as_it_is_in_bfloat16(bfloat16, random):
+    deep = ((1, 4), (1, 4), (1, 4), (1, 4), (1, 512))
+    network = main.layers(main.load_vgg({}, deep, head_channels=512), 2)
+    kernel = network.get_layer("fc6").kernel
+    before = np.array(kernel)
+    network.compile(engine.keras.optimizers.SGD(1.0), main.picture_loss)
+    pictures = random.integers(0, 256, (2, 64, 128, 3)).astype(np.uint8)  # 2x4 places at pool5
+    for _ in range(3):
+        network.train_on_batch(pictures, pictures[..., 0] % 2)
+    changed = np.any(np.array(kernel) != before, axis=(1, 2, 3))
+    assert changed.tolist() == [False, False, True, True, True, False, False]
+
+
 # --- skip layers ----------------------------------------------------------------------------------
 
 
@@ -576,7 +596,7 @@ def test_a_run_goes_on_in_the_precision_it_began_with(drawn, tmp_path, monkeypat
     seen = []
 
     def watched(network, own, *others):
-        seen.append([each.get_layer("fc6").compute_dtype for each in (network, own)])
+        seen.append([each.get_layer("block5_conv1").compute_dtype for each in (network, own)])
         return train(network, own, *others)
 
     train = main.train
