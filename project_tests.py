@@ -725,6 +725,20 @@ def test_a_batch_that_does_not_fit_is_cut_and_its_gradients_added(tmp_path, monk
         state.cut_batches("no memory", batch_size=2)
 
 
+@pytest.mark.slow
+def test_the_classic_recipe_trains_all_layers_at_a_constant_rate(drawn, tmp_path):
+    subprocess.run(
+        [sys.executable, "docs/classic.py", "--dataset", "kitti", "--data-dir", drawn,
+         "--runs-dir", tmp_path, "--run", "classic", "--image-shape", "32", "96", "--limit", "4",
+         "--epochs", "2"], check=True, cwd=HERE, capture_output=True,
+    )  # fmt: skip
+    rows = csv.DictReader((tmp_path / "classic" / "log.csv").open())
+    assert [float(row["learning_rate"]) for row in rows] == pytest.approx([1e-4, 1e-4])
+    weights = vgg_weights.read(str(tmp_path / "classic" / checkpoint.BEST), tmp_path)
+    for name, (kernel, _) in vgg_weights.read("conv", HERE / "data").items():
+        assert not np.array_equal(weights[name][0], kernel), name
+
+
 # --- checkpoints ----------------------------------------------------------------------------------
 
 
