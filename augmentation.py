@@ -10,9 +10,9 @@ from datasets import VOID
 VGG_MEAN_RGB = (123.68, 116.779, 103.939)
 
 # Each value is drawn evenly from the range.
-ZOOM = (0.85, 1.2)
-SHIFT = (-0.05, 0.05)  # of the picture's height and width
-ROTATION_DEGREES = (-2.0, 2.0)
+ZOOM = (0.6, 1.8)
+SHIFT = (-0.1, 0.1)  # of the picture's height and width
+ROTATION_DEGREES = (-5.0, 5.0)
 BRIGHTNESS = (-25.0, 25.0)  # of 255
 CONTRAST = (0.8, 1.25)
 SATURATION = (0.7, 1.3)
