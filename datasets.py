@@ -392,7 +392,7 @@ DATASETS = {
         find=find_kitti,
         split=split_share,
         image_shape=(96, 320),
-        epochs=8,
+        epochs=10,
         drawn=True,
     ),
     "cityscapes": Dataset(
