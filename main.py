@@ -69,6 +69,7 @@ FROZEN = ("block1", "block2")
 HEAD_CHANNELS = 512  # of fc6 and fc7 where they do not come from ImageNet
 DROPOUT = 0.5
 POOL3_SCALE, POOL4_SCALE = 1e-4, 1e-2  # of the paper's all-at-once training
+SCORE_DEVIATION = 1e-3  # of the kernels that score, at their start
 BATCH_SIZE = 4
 LEARNING_RATE = 2e-4
 WEIGHT_DECAY = 5e-4
@@ -174,7 +175,7 @@ def load_vgg(weights, blocks=VGG_BLOCKS, head_channels=HEAD_CHANNELS):
     for name, size in (("fc6", 7), ("fc7", 1)):
         size, _, _, channels = head.get(name, (size, size, None, head_channels))
         # In bfloat16, oneDNN fills the gradient of what a kernel never sees of pictures below
-        # 128 pixels with whatever lies in memory, up to 1e38 (TensorFlow 2.21).
+        # 128 pixels with whatever lies in memory, up to 1e38 (TensorFlow 2.21). fc7 is cheap.
         x = convolution(x, channels, size, name, dtype="float32")
         x = keras.layers.Dropout(DROPOUT, dtype="float32", name=f"{name}_dropout")(x)
     vgg = keras.Model(picture, [pools[2], pools[3], x], name="vgg16")
@@ -231,7 +232,7 @@ def rescale(x, scale):
 
 def score(x, num_classes, name):
     """Score the classes at every place, by a 1x1 convolution that starts near zero."""
-    start = keras.initializers.TruncatedNormal(stddev=1e-3)
+    start = keras.initializers.TruncatedNormal(stddev=SCORE_DEVIATION)
     return keras.layers.Conv2D(
         num_classes, 1, kernel_initializer=start, dtype="float32", name=name
     )(x)  # fmt: skip
