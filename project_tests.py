@@ -943,7 +943,7 @@ def test_a_second_signal_ends_the_program_at_once(number):
     assert process.wait(timeout=30) == 128 + number
 
 
-def run_process(arguments, folder, save_seconds=0.3, environment=()):
+def run_process(arguments, folder, save_seconds, environment=()):
     """Start the program in a process of its own, with its output in folder/log."""
     code = (
         f"import training, main, sys\ntraining.SAVE_SECONDS = {save_seconds}\n"
@@ -993,8 +993,11 @@ def compare_disturbed_with_undisturbed(drawn, folder, number, times, epochs, env
     assert start([*arguments, "--run", "whole"], save_seconds=1e9).wait() == 0
     random, statuses, in_saves = np.random.default_rng(0), [], 0
     while not statuses or statuses[-1] != 0:
-        process = start([*arguments, "--run", "disturbed"])
-        if len(statuses) < times:
+        is_disturbed = len(statuses) < times
+        process = start(
+            [*arguments, "--run", "disturbed"], save_seconds=0.3 if is_disturbed else 1e9
+        )
+        if is_disturbed:
             in_a_save = len(statuses) % 3 == 0 and number == signal.SIGKILL
             in_saves += disturb(
                 process, folder / "disturbed" / "checkpoint", random, number, in_a_save
