@@ -67,7 +67,7 @@ VGG_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # (convolutions,
 # these are the dearest layers to train.
 FROZEN = ("block1", "block2")
 HEAD_CHANNELS = 512  # of fc6 and fc7 where they do not come from ImageNet
-DROPOUT = 0.5
+DROPOUT = {"pool3": 0.2, "pool4": 0.2, "pool5": 0.3, "fc6": 0.5, "fc7": 0.5}
 POOL3_SCALE, POOL4_SCALE = 1e-4, 1e-2  # of the paper's all-at-once training
 SCORE_DEVIATION = 1e-3  # of the kernels that score, at their start
 BATCH_SIZE = 4
@@ -172,12 +172,12 @@ def load_vgg(weights, blocks=VGG_BLOCKS, head_channels=HEAD_CHANNELS):
         x = keras.layers.MaxPooling2D(2, name=f"block{block}_pool")(x)
         pools.append(x)
     head = {name: weights[name][0].shape for name in ("fc6", "fc7") if name in weights}
+    x = drop(x, "pool5")
     for name, size in (("fc6", 7), ("fc7", 1)):
         size, _, _, channels = head.get(name, (size, size, None, head_channels))
         # In bfloat16, oneDNN fills the gradient of what a kernel never sees of pictures below
         # 128 pixels with whatever lies in memory, up to 1e38 (TensorFlow 2.21). fc7 is cheap.
-        x = convolution(x, channels, size, name, dtype="float32")
-        x = keras.layers.Dropout(DROPOUT, dtype="float32", name=f"{name}_dropout")(x)
+        x = drop(convolution(x, channels, size, name, dtype="float32"), name)
     vgg = keras.Model(picture, [pools[2], pools[3], x], name="vgg16")
     for name, (kernel, bias) in weights.items():
         layer = vgg.get_layer(name)
@@ -192,6 +192,11 @@ def convolution(x, channels, size, name, dtype=None):
         channels, size, padding="same", activation="relu", kernel_initializer="he_normal",
         dtype=dtype, name=name,
     )(x)  # fmt: skip
+
+
+def drop(x, name, kind=keras.layers.Dropout):
+    """Leave out a share of x, in training, so that no answer hangs on a few numbers."""
+    return kind(DROPOUT[name], dtype="float32", name=f"{name}_dropout")(x)
 
 
 # --- skip layers ----------------------------------------------------------------------------------
@@ -217,17 +222,21 @@ def layers(vgg, num_classes):
     pool3, pool4, fc7 = vgg.outputs  # 1/8, 1/16, 1/32
     x = score(fc7, num_classes, "score_fc7")
     x = upsample(x, 2, "upsample_fc7")
-    x = x + score(rescale(pool4, POOL4_SCALE), num_classes, "score_pool4")
+    x = x + score(skip(pool4, "pool4", POOL4_SCALE), num_classes, "score_pool4")
     x = upsample(x, 2, "upsample_pool4")
-    x = x + score(rescale(pool3, POOL3_SCALE), num_classes, "score_pool3")
+    x = x + score(skip(pool3, "pool3", POOL3_SCALE), num_classes, "score_pool3")
     x = upsample(x, 8, "upsample_pool3")
     logits = CropLike(dtype="float32", name="logits")(x, vgg.input)
     return keras.Model(vgg.input, logits, name="fcn8s")
 
 
-def rescale(x, scale):
-    """Make the large activations of early layers small, so that skips start gently."""
-    return keras.layers.Rescaling(scale, dtype="float32")(x)
+def skip(pool, name, scale):
+    """Make the large activations of early layers small, so that skips start gently.
+
+    In training whole channels are left out: neighbouring places tell nearly the same.
+    """
+    dropped = drop(pool, name, keras.layers.SpatialDropout2D)
+    return keras.layers.Rescaling(scale, dtype="float32")(dropped)
 
 
 def score(x, num_classes, name):

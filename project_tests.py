@@ -695,7 +695,7 @@ def test_a_weight_that_is_no_number_is_never_saved(tmp_path):
 
 def test_a_batch_that_does_not_fit_is_cut_and_its_gradients_added(tmp_path, monkeypatch, capsys):
     """Two steps end where those on the whole batch end; it is said once, and noted."""
-    monkeypatch.setattr(main, "DROPOUT", 1e-9)
+    monkeypatch.setattr(main, "DROPOUT", dict.fromkeys(main.DROPOUT, 1e-9))
     pictures, labels = one_batch((32, 64))
     labels[0, :20] = VOID  # not as many valid pixels in each part
     weights, train_on_batch = {}, keras.Model.train_on_batch
@@ -1874,7 +1874,8 @@ if os.environ["KERAS_BACKEND"] == "tensorflow":
     (cpu,), one = tf.config.list_physical_devices("CPU"), tf.config.LogicalDeviceConfiguration()
     tf.config.set_logical_device_configuration(cpu, [one] * int(os.environ["DEVICES"]))
 import main, training
-main.DROPOUT = 1e-9  # the devices of TensorFlow drop the same places of different pictures
+# The devices of TensorFlow drop the same places of different pictures.
+main.DROPOUT |= dict.fromkeys(main.DROPOUT, 1e-9)
 training.SAVE_SECONDS = 2
 sys.exit(main.main(sys.argv[1:]))
 """
@@ -2249,10 +2250,8 @@ def test_limit_leaves_no_category_out(drawn):
     assert {sample.category for sample in datasets.spread(labelled, 3)} == {"um", "umm", "uu"}
 
 
-def test_augmented_picture_and_label_move_together(monkeypatch, random):
+def test_augmented_picture_and_label_move_together(random):
     """A picture painted in its classes' colours still is after augmentation."""
-    for name in ("BRIGHTNESS", "CONTRAST", "SATURATION", "COLOUR_GAIN"):
-        monkeypatch.setattr(augmentation, name, (0.0, 0.0) if name == "BRIGHTNESS" else (1.0, 1.0))
     label = np.zeros((60, 200), np.uint8)
     label[20:50, 30:90] = 1
     label[5:12, 100:180] = VOID
@@ -2271,10 +2270,12 @@ def test_augmented_picture_and_label_move_together(monkeypatch, random):
     assert moved >= 15
 
 
-def keep_still(monkeypatch):
-    """Switch zooming, shifting and rotating off."""
-    for name in ("ZOOM", "SHIFT", "ROTATION_DEGREES"):
-        monkeypatch.setattr(augmentation, name, (1.0, 1.0) if name == "ZOOM" else (0.0, 0.0))
+def keep_still(monkeypatch, but=""):
+    """Switch off all that moves a picture, but for one."""
+    for name in ("ZOOM", "STRETCH", "LEAN", "SHIFT", "ROTATION_DEGREES"):
+        if name != but:
+            nothing = 1.0 if name in ("ZOOM", "STRETCH") else 0.0
+            monkeypatch.setattr(augmentation, name, (nothing, nothing))
 
 
 def test_only_what_may_be_mirrored_is(monkeypatch, random):
@@ -2287,11 +2288,20 @@ def test_only_what_may_be_mirrored_is(monkeypatch, random):
         assert {int(changed[4, 1]) for changed in labels} == expected
 
 
-def test_augmentation_changes_the_light(monkeypatch, random):
-    keep_still(monkeypatch)
-    grey = np.full((20, 30, 3), 100, np.uint8)
-    means = [augmentation.augment(grey, grey[..., 0], random)[0].mean() for _ in range(30)]
-    assert max(means) - min(means) > 20
+@pytest.mark.parametrize(("name", "value", "expected"), [
+    ("STRETCH", 4.0, [(20, 60), (29, 139)]),  # twice as wide, half as high
+    ("STRETCH", 0.25, [(5, 90), (44, 109)]),
+    ("LEAN", 0.5, [(15, 85), (34, 114)]),  # 4.75 columns to the right at the top
+])  # fmt: skip
+def test_a_square_is_stretched_and_leans(name, value, expected, monkeypatch, random):
+    """About the middle of the picture; expected: corners (row, column), reckoned by hand."""
+    keep_still(monkeypatch, but=name)
+    monkeypatch.setattr(augmentation, name, (value, value))
+    label = np.zeros((50, 200), np.uint8)
+    label[15:35, 80:120] = 1
+    picture = np.repeat(label[..., None], 3, axis=-1)
+    _, changed = augmentation.augment(picture, label, random, mirrored=False)
+    np.testing.assert_array_equal(np.argwhere(changed == 1)[[0, -1]], expected)
 
 
 def test_batches_hold_every_picture_once(drawn):

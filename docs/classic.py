@@ -55,6 +55,7 @@ def be_classic():
     main.FROZEN, main.WEIGHT_DECAY = (), 0.0
     main.POOL3_SCALE = main.POOL4_SCALE = 1.0
     main.SCORE_DEVIATION = 0.01
+    main.DROPOUT |= dict.fromkeys(("pool3", "pool4", "pool5"), 0.0)
     main.AVERAGED_SHARE = 0.0
 
 
