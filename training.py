@@ -236,7 +236,8 @@ def take_step(trainer, inputs, labels, count=None, parts=1):
 
 def reseed_dropout(network, *numbers):
     """Make dropout depend on these numbers alone, so that a resumed run drops the same."""
-    dropouts = [layer for layer in network.layers if isinstance(layer, keras.layers.Dropout)]
+    # Without a rate they draw nothing, and have no generator.
+    dropouts = [x for x in network.layers if isinstance(x, keras.layers.Dropout) and x.rate]
     for index, layer in enumerate(dropouts):
         sequence = np.random.SeedSequence([*numbers, index])
         layer.seed_generator.state.assign(sequence.generate_state(2) >> 1)
