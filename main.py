@@ -68,7 +68,7 @@ VGG_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # (convolutions,
 FROZEN = ("block1", "block2")
 HEAD_CHANNELS = 512  # of fc6 and fc7 where they do not come from ImageNet
 DROPOUT = {"pool3": 0.2, "pool4": 0.2, "pool5": 0.3, "fc6": 0.5, "fc7": 0.5}
-POOL3_SCALE, POOL4_SCALE = 1e-4, 1e-2  # of the paper's all-at-once training
+SKIP_SCALES = {"pool3": 1e-4, "pool4": 1e-2}  # of the paper's all-at-once training
 SCORE_DEVIATION = 1e-3  # of the kernels that score, at their start
 BATCH_SIZE = 4
 LEARNING_RATE = 2e-4
@@ -222,21 +222,21 @@ def layers(vgg, num_classes):
     pool3, pool4, fc7 = vgg.outputs  # 1/8, 1/16, 1/32
     x = score(fc7, num_classes, "score_fc7")
     x = upsample(x, 2, "upsample_fc7")
-    x = x + score(skip(pool4, "pool4", POOL4_SCALE), num_classes, "score_pool4")
+    x = x + score(skip(pool4, "pool4"), num_classes, "score_pool4")
     x = upsample(x, 2, "upsample_pool4")
-    x = x + score(skip(pool3, "pool3", POOL3_SCALE), num_classes, "score_pool3")
+    x = x + score(skip(pool3, "pool3"), num_classes, "score_pool3")
     x = upsample(x, 8, "upsample_pool3")
     logits = CropLike(dtype="float32", name="logits")(x, vgg.input)
     return keras.Model(vgg.input, logits, name="fcn8s")
 
 
-def skip(pool, name, scale):
+def skip(pool, name):
     """Make the large activations of early layers small, so that skips start gently.
 
     In training whole channels are left out: neighbouring places tell nearly the same.
     """
     dropped = drop(pool, name, keras.layers.SpatialDropout2D)
-    return keras.layers.Rescaling(scale, dtype="float32")(dropped)
+    return keras.layers.Rescaling(SKIP_SCALES[name], dtype="float32")(dropped)
 
 
 def score(x, num_classes, name):

@@ -53,7 +53,7 @@ def be_classic():
     main.CosineOfSteps = Constant
     main.LEARNING_RATE, main.CLIP_NORM = 1e-4, NO_CLIPPING
     main.FROZEN, main.WEIGHT_DECAY = (), 0.0
-    main.POOL3_SCALE = main.POOL4_SCALE = 1.0
+    main.SKIP_SCALES = dict.fromkeys(main.SKIP_SCALES, 1.0)
     main.SCORE_DEVIATION = 0.01
     main.DROPOUT |= dict.fromkeys(("pool3", "pool4", "pool5"), 0.0)
     main.AVERAGED_SHARE = 0.0
