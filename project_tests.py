@@ -735,12 +735,57 @@ def test_a_batch_that_does_not_fit_is_cut_and_its_gradients_added(tmp_path, monk
         state.cut_batches("no memory", batch_size=2)
 
 
+@pytest.fixture
+def trials(monkeypatch):
+    monkeypatch.syspath_prepend(HERE / "docs")
+    return importlib.import_module("trials")
+
+
+def test_each_trial_changes_what_is_there_and_trains(trials, random):
+    pictures = random.integers(0, 256, (2, 32, 64, 3), dtype=np.uint8)
+    labels = random.choice([0, 1, VOID], (2, 32, 64)).astype(np.uint8)
+    for name, changes in trials.TRIALS.items():
+        with pytest.MonkeyPatch.context() as patch:
+            for place, value in changes.items():
+                patch.setattr(place, value)  # fails where there is no such place
+            trainer = main.optimize(small_network(), 1e-3, 10)
+            losses = [float(trainer.train_on_batch(pictures, labels)) for _ in range(2)]
+        assert np.isfinite(losses).all(), name
+
+
+def test_the_losses_on_trial_weigh_what_they_say(trials, random):
+    """Against loops over pixels. Boundaries count from 4 pixels away, Dice adds 1 everywhere."""
+    labels = np.zeros((1, 12, 16), np.uint8)
+    labels[:, :, 9:], labels[:, 5:8, 2:4] = 1, VOID
+    logits = random.normal(size=(1, 12, 16, 2)).astype(np.float32)
+    answer = scipy.special.softmax(logits[0], axis=-1)
+    weights = {"boundaries": {}, "balanced": {}}
+    valid = list(zip(*np.nonzero(labels[0] != VOID), strict=True))
+    for row, column in valid:
+        near = labels[0, max(0, row - 4) : row + 5, max(0, column - 4) : column + 5]
+        weights["boundaries"][row, column] = 5 if set(near.flat) >= {0, 1} else 1
+        weights["balanced"][row, column] = 1 / (labels == labels[0, row, column]).mean()
+    loss = {place: -np.log(answer[place][labels[0][place]]) for place in valid}
+    for name, weight in weights.items():
+        expected = sum(weight[p] * loss[p] for p in valid) / sum(weight.values())
+        (found,) = trials.TRIALS[name].values()
+        np.testing.assert_allclose(found(labels, logits), [expected], rtol=1e-5)
+    dices = [
+        (2 * sum(answer[p][index] for p in valid if labels[0][p] == index) + 1)
+        / (sum(answer[p][index] for p in valid) + (labels == index).sum() + 1)
+        for index in (0, 1)
+    ]
+    (found,) = trials.TRIALS["dice"].values()
+    expected = np.mean(list(loss.values())) + 1 - np.mean(dices)
+    np.testing.assert_allclose(found(labels, logits), [expected], rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_the_classic_recipe_trains_all_layers_at_a_constant_rate(drawn, tmp_path):
     subprocess.run(
-        [sys.executable, "docs/classic.py", "--dataset", "kitti", "--data-dir", drawn,
-         "--runs-dir", tmp_path, "--run", "classic", "--image-shape", "32", "96", "--limit", "4",
-         "--epochs", "2"], check=True, cwd=HERE, capture_output=True,
+        [sys.executable, "docs/trials.py", "classic", "--dataset", "kitti", "--data-dir",
+         drawn, "--runs-dir", tmp_path, "--run", "classic", "--image-shape", "32", "96",
+         "--limit", "4", "--epochs", "2"], check=True, cwd=HERE, capture_output=True,
     )  # fmt: skip
     rows = csv.DictReader((tmp_path / "classic" / "log.csv").open())
     assert [float(row["learning_rate"]) for row in rows] == pytest.approx([1e-4, 1e-4])

@@ -1,0 +1,182 @@
+"""Trains with one thing of the recipe changed, to measure what that thing is worth.
+
+    .venv/bin/python docs/trials.py NAME --dataset kitti     and main.py's other flags
+
+NAME is one of TRIALS, the table at the end. What came out: docs/experiments.md.
+"""
+
+import argparse
+import functools
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import helper
+import main
+import optimizer
+from datasets import VOID
+from engine import keras
+
+BACKGROUND = (255, 0, 0)
+NO_CLIPPING = 1e9  # no gradient is as long
+BOUNDARY_REACH, BOUNDARY_WEIGHT = 4, 5.0  # pixels; times the others'
+LEAST_SHARE = 0.01  # of a picture, that a class counts as having
+
+
+# --- optimizer ------------------------------------------------------------------------------------
+
+
+class Constant(keras.optimizers.schedules.LearningRateSchedule):
+    """A rate that stays, made with the arguments of a cosine that warms up."""
+
+    def __init__(self, *_, warmup_target, **__):
+        self.rate = warmup_target
+
+    def __call__(self, step):
+        return self.rate
+
+
+# --- pictures and labels --------------------------------------------------------------------------
+
+
+def as_they_are(picture, label, *_):
+    """Augment nothing."""
+    return picture, label
+
+
+def half_mirrored(augment, picture, label, random, _):
+    """Augment by augment, half of the pictures mirrored, whatever the data set says."""
+    return augment(picture, label, random, mirrored=True)
+
+
+def read_as_exercise(true_read, sample, data_set, shape=None):
+    """Read a label as the exercise does for training; as it is, by true_read, to be scored."""
+    if shape is None:
+        return true_read(sample, data_set)
+    label = helper.read_image(sample.label, shape)
+    return np.any(label != BACKGROUND, axis=-1).astype(np.uint8)
+
+
+def read_largest_share(true_read, sample, data_set, shape=None):
+    """Shrink a label to the class that has the largest share of each pixel."""
+    label = true_read(sample, data_set)
+    if shape is None:
+        return label
+    classes = np.array([*range(len(data_set.classes)), VOID], np.uint8)
+    shares = helper.resample(label[..., None] == classes, shape)
+    return classes[shares.argmax(axis=-1)]
+
+
+# --- losses: as main.picture_loss -----------------------------------------------------------------
+
+
+def with_dice(true_loss, labels, logits):
+    """Add to true_loss what the classes' mean Dice coefficient lacks to 1.
+
+    F. Milletari, N. Navab, S. Ahmadi: V-Net, arXiv:1606.04797.
+    """
+    truth = keras.ops.one_hot(labels, logits.shape[-1])  # nothing where VOID
+    is_valid = keras.ops.cast(labels != VOID, "float32")[..., None]
+    answer = keras.ops.softmax(logits) * is_valid
+    shared = keras.ops.sum(truth * answer, axis=(1, 2))
+    sizes = keras.ops.sum(truth + answer, axis=(1, 2))
+    dice = keras.ops.mean((2 * shared + 1) / (sizes + 1), axis=-1)
+    return true_loss(labels, logits) + 1 - dice
+
+
+def weighted(weigh, labels, logits):
+    """Average the cross-entropy with weights: weigh(truth [N, H, W, classes]) -> [N, H, W]."""
+    truth = keras.ops.one_hot(labels, logits.shape[-1])
+    weights = weigh(truth) * keras.ops.sum(truth, axis=-1)
+    losses = -keras.ops.sum(truth * keras.ops.log_softmax(logits), axis=-1)
+    total = keras.ops.maximum(keras.ops.sum(weights, axis=(1, 2)), 1.0)
+    return keras.ops.sum(weights * losses, axis=(1, 2)) / total
+
+
+def near_boundaries(truth):
+    """Weigh pixels that have another class near them BOUNDARY_WEIGHT times as much."""
+    size = 2 * BOUNDARY_REACH + 1
+    seen = keras.ops.max_pool(truth, size, strides=1, padding="same")
+    is_near = keras.ops.cast(keras.ops.sum(seen, axis=-1) > 1, "float32")
+    return 1 + (BOUNDARY_WEIGHT - 1) * is_near
+
+
+def classes_alike(truth):
+    """Weigh each class of a picture as much as any other, however small it is."""
+    shares = keras.ops.mean(truth, axis=(1, 2), keepdims=True)
+    return keras.ops.sum(truth / keras.ops.maximum(shares, LEAST_SHARE), axis=-1)
+
+
+# --- trials ---------------------------------------------------------------------------------------
+
+POOLS = ("pool3", "pool4", "pool5")
+VGG_LAYERS = [
+    f"block{block}_conv{number}"
+    for block, (convolutions, _) in enumerate(main.VGG_BLOCKS, start=1)
+    for number in range(1, convolutions + 1)
+]
+NO_POOL_DROPOUT = {"main.DROPOUT": main.DROPOUT | dict.fromkeys(POOLS, 0.0)}
+
+# What each puts in the place of what.
+TRIALS = {
+    "unchanged": {},
+    # The student exercise: every layer at once from the first step on, Adam at a constant rate,
+    # nothing augmented, skips as they come from VGG16, labels shrunk with smoothing, and road
+    # wherever they are not red then, black included. Network, precision, checkpoints and scores
+    # are main.py's. Unlike the exercise's, fc6 and fc7 are new and have 512 channels, which is
+    # less work.
+    "classic": NO_POOL_DROPOUT | {
+        "helper.augment": as_they_are,
+        "helper.read_label": functools.partial(read_as_exercise, helper.read_label),
+        "head.affordable_batches": lambda *_: 0,
+        "optimizer.RATE_FACTORS": {},
+        "main.CosineOfSteps": Constant,
+        "main.LEARNING_RATE": 1e-4,
+        "main.CLIP_NORM": NO_CLIPPING,
+        "main.FROZEN": (),
+        "main.WEIGHT_DECAY": 0.0,
+        "main.SKIP_SCALES": dict.fromkeys(main.SKIP_SCALES, 1.0),
+        "main.SCORE_DEVIATION": 0.01,
+        "main.AVERAGED_SHARE": 0.0,
+    },
+    "all-trained": {"main.FROZEN": ()},
+    "slow-vgg": {"optimizer.RATE_FACTORS": optimizer.RATE_FACTORS | dict.fromkeys(VGG_LAYERS, 0.3)},
+    "one-rate": {"optimizer.RATE_FACTORS": {}},
+    "constant-rate": {"main.CosineOfSteps": Constant},
+    "last-weights": {"main.AVERAGED_SHARE": 0.0},
+    "no-decay": {"main.WEIGHT_DECAY": 0.0},
+    "no-head-stage": {"head.affordable_batches": lambda *_: 0},
+    "fcn-32s": {"main.SKIP_SCALES": {"pool3": 0.0, "pool4": 0.0}},
+    "fcn-16s": {"main.SKIP_SCALES": main.SKIP_SCALES | {"pool3": 0.0}},
+    "head-of-128": {"main.load_vgg": functools.partial(main.load_vgg, head_channels=128)},
+    "head-of-1024": {"main.load_vgg": functools.partial(main.load_vgg, head_channels=1024)},
+    "no-pool-dropout": NO_POOL_DROPOUT,
+    "no-augmentation": {"helper.augment": as_they_are},
+    "mirrored": {"helper.augment": functools.partial(half_mirrored, helper.augment)},
+    "labels-by-share": {"helper.read_label": functools.partial(read_largest_share,
+                                                               helper.read_label)},
+    "dice": {"main.picture_loss": functools.partial(with_dice, main.picture_loss)},
+    "boundaries": {"main.picture_loss": functools.partial(weighted, near_boundaries)},
+    "balanced": {"main.picture_loss": functools.partial(weighted, classes_alike)},
+}  # fmt: skip
+
+
+def change(trial):
+    """Put what a trial changes in its place. Raises AttributeError where there is no such place."""
+    for place, value in TRIALS[trial].items():
+        module, name = place.split(".")
+        module = importlib.import_module(module)
+        getattr(module, name)
+        setattr(module, name, value)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("trial", choices=TRIALS, metavar="NAME", help=", ".join(TRIALS))
+    given, flags = parser.parse_known_args()
+    change(given.trial)
+    sys.exit(main.main(flags))
