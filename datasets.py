@@ -380,7 +380,7 @@ DATASETS = {
         find=find_camvid,
         split=split_by_category,
         image_shape=(360, 480),
-        epochs=30,
+        epochs=22,
     ),
     "synthetic": Dataset(
         title="drawn road scenes",

@@ -267,6 +267,10 @@ def score_table(result):
         for name, scores in result.get(view, {}).items():
             name = f"{name} ({scores['pictures']})"
             lines.append(f"{name:32}" + "".join(f"{scores[column]:8.2f}" for column in columns))
+    if "perspective" not in result:
+        lines.append(f"{'each class':32}{'IoU':>8}")
+        for name, iou in result["classes"].items():
+            lines.append(f"{name:32}" + (f"{'none':>8}" if iou is None else f"{iou:8.2f}"))
     for rule, max_f in result.get("simple_rules", {}).items():
         lines.append(f"{'rule: ' + rule:32}{max_f:8.2f}")
     if "calibration" in result:

@@ -2709,6 +2709,18 @@ def run_camvid(data_dir):
     )  # fmt: skip
 
 
+def test_the_terminal_shows_every_class_where_there_are_many():
+    tally = metrics.Tally(("sky", "road", "pole"))
+    probabilities = np.eye(3)[[[0, 1, 1, 1]]]
+    tally.add(np.array([[0, 1, 0, VOID]], np.uint8), probabilities, "city")
+    result = tally.scores() | {"split": "validation", "labels": "drawn"}
+    lines = [line.split() for line in metrics.score_table(result).splitlines()]
+    assert ["sky", "50.00"] in lines  # 1 of 2 found, none invented
+    assert ["road", "50.00"] in lines  # 1 found, 1 invented
+    assert ["pole", "none"] in lines  # neither there nor found
+    assert lines[-1] == ["accuracy", "66.67,", "mean", "IoU", "50.00"]
+
+
 def test_a_run_with_eleven_classes(camvid):
     """CamVid: number labels, the official split, a score for each class, painted pictures."""
     assert run_camvid(camvid) == 0
