@@ -87,7 +87,8 @@ class Video:
 
     def __iter__(self):
         with self._opened() as stream:
-            stream.thread_type = "AUTO"
+            # Not by frames: a thread may finish a damaged one after it was handed out as good.
+            stream.thread_type = "SLICE"
             self.rate, self.time_base = stream.average_rate or USUAL_RATE, stream.time_base
             self.pixel_shape = stream.sample_aspect_ratio
             frames, end, damaged = 0, 0.0, 0
