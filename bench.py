@@ -35,6 +35,7 @@ from command_line import exit_status
 from datasets import DATASETS
 from engine import FLOAT32, faster_precision, keras, matrix_product_rate, operations
 from stopping import Stopping
+from trained_run import load_network
 from training import Training, take_step, train_epoch
 
 ALONE = "network alone in Keras"
@@ -119,7 +120,7 @@ def rate_of_export(run, name, batch):
 def prediction_things(folder, run, shape, image_shape, count):
     """Make what is measured of one case: {its name: function () -> pictures a second}."""
     batch = draw_pictures(folder / "pictures", shape, count)
-    network = main.load_network(run)[0]
+    network = load_network(run)[0]
     small = np.stack([helper.resample(picture, image_shape) for picture in batch])
     partial = functools.partial
     return (

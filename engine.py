@@ -58,6 +58,14 @@ def faster_precision():
     return BFLOAT16 if rounded > WORTH_ROUNDING * exact else FLOAT32
 
 
+def answering_precision(settings):
+    """Return the precision of the inner layers in which a run's network answers.
+
+    What is left to the program is exact: the same for one picture as for many, and everywhere.
+    """
+    return FLOAT32 if settings["precision"] == "auto" else settings["precision"]
+
+
 def expected_seconds(network, shape, precision, trained, predicted):
     """Guess how long a network needs to train on, and predict, so many (height, width) pictures."""
     work = trained * operations(network, shape, training=True)

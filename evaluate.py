@@ -16,12 +16,12 @@ import numpy as np
 
 import birds_eye
 import helper
-import main
 import metrics
 import run_folder
 import scoring
 from command_line import exit_status
 from datasets import UserError, spread
+from trained_run import load_run
 
 OFFICIAL_TESTING_COUNT = 290
 ADVICE = (
@@ -47,7 +47,7 @@ def parse_settings(arguments=None):
 def evaluate(settings):
     """Do what the command line says."""
     folder = run_folder.find_run(settings.run)
-    predict, data_set, trained = main.load_run(folder)
+    predict, data_set, trained = load_run(folder)
     data_dir = settings.data_dir or Path(trained["data_dir"])
     _, _, root = helper.prepare_data_set(trained["dataset"], data_dir)
     labelled, testing = data_set.find(root)

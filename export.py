@@ -24,13 +24,13 @@ from pathlib import Path
 import numpy as np
 
 import helper
-import main
 import run_folder
 import scenes
 import scoring
 from command_line import exit_status
 from datasets import UserError, spread
-from main import keras
+from engine import keras
+from trained_run import load_network
 
 LARGEST_DIFFERENCE = 1e-4  # of probabilities
 CHECKED_PICTURES = 4
@@ -172,7 +172,7 @@ def export(settings):
     form, folder = FORMATS[settings.format], run_folder.find_run(settings.run)
     output = settings.output or folder / form.file_name
     refuse_what_cannot_be_written(form, output)
-    network, calibration, data_set, trained = main.load_network(folder, "float32")
+    network, calibration, data_set, trained = load_network(folder, "float32")
     model = whole_network(network, calibration, trained["image_shape"])
     predict = scoring.predictor(network, calibration)
 

@@ -13,9 +13,7 @@ import argparse
 import contextlib
 import functools
 import math
-import platform
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -27,30 +25,16 @@ import gallery
 import head
 import helper
 import metrics
+import preparation
 import report
 import run_folder
 import vgg_weights
 from command_line import at_least, exit_status, positive_rate
 from data_check import check_samples
-from datasets import DATASETS, VOID, UserError, row_of, spread
-from engine import (
-    FLOAT32,
-    PRECISIONS,
-    device_names,
-    expected_seconds,
-    faster_precision,
-    keras,
-    warn_about_idle_gpu,
-)
+from datasets import DATASETS, VOID
+from engine import PRECISIONS, answering_precision, keras, warn_about_idle_gpu
 from optimizer import CosineOfSteps, LayerwiseAdamW
-from scoring import (
-    calibrate,
-    prediction_batch,
-    predictor,
-    score_run,
-    score_simple_rules,
-    validator,
-)
+from scoring import calibrate, prediction_batch, score_run, score_simple_rules, validator
 from stopping import Stopping, StopRequest
 from training import (
     TRAINING_COST,
@@ -107,29 +91,6 @@ def parse_settings(arguments=None):
     add("--seed", default=0, type=at_least(0), metavar="N", help="of every random number")
     add("--limit", type=at_least(1), metavar="N", help="use at most N pictures of each part")
     return parser.parse_args(arguments)
-
-
-def complete_settings(settings):
-    """Bring the data set onto the disk and fill in the defaults that depend on it.
-
-    Returns (row of DATASETS, its folder, settings as a dict that JSON can hold).
-    """
-    used, data_set, root = helper.prepare_data_set(settings.dataset, settings.data_dir)
-    packages = ("keras", "numpy", keras.backend.backend())
-    given = vars(settings).items()
-    return data_set, root, {
-        **{name: str(value) if isinstance(value, Path) else value for name, value in given},
-        "dataset": used,
-        "dataset_asked_for": settings.dataset,
-        "classes": list(data_set.classes),
-        "image_shape": list(settings.image_shape or data_set.image_shape),
-        "epochs": settings.epochs or data_set.epochs,
-        "backend": keras.backend.backend(),
-        "versions": {"python": platform.python_version()}
-        | {name: metadata.version(name) for name in packages},
-        "git_commit": run_folder.git_commit(),
-        "command_line": sys.argv,
-    }  # fmt: skip
 
 
 # --- VGG16 ----------------------------------------------------------------------------------------
@@ -360,45 +321,6 @@ def train_nn(training, get_batches_fn, epochs, batch_size, validate, stopping=No
     return training.progress.history
 
 
-# --- a run that is there -------------------------------------------------------------------------
-
-
-def load_network(folder, precision=None):
-    """Bring a trained run's network back.
-
-    folder: of the run; precision: of the inner layers, default: as the run's settings say.
-    Returns (network of `layers`, (slope, offset) of its calibration, row of DATASETS, settings).
-    Raises UserError where the run has no weights, or damaged ones.
-    """
-    settings, weights = run_folder.read_json(folder / "settings.json"), folder / checkpoint.BEST
-    if not weights.is_file():
-        raise UserError(f"{weights}: not found; this run has not trained a whole epoch yet")
-    data_set = row_of(settings)
-    keras.config.set_dtype_policy(precision or answering_precision(settings))
-    network = layers(load_vgg(vgg_weights.read(str(weights), folder)), len(data_set.classes))
-    try:
-        network.load_weights(weights)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{weights}: damaged, or of another network ({error})") from error
-    fit = folder / "calibration.json"
-    fit = run_folder.read_json(fit) if fit.is_file() else {"slope": 1.0, "offset": 0.0}
-    return network, (fit["slope"], fit["offset"]), data_set, settings
-
-
-def answering_precision(settings):
-    """Return the precision of the inner layers in which a run's network answers.
-
-    What is left to the program is exact: the same for one picture as for many, and everywhere.
-    """
-    return FLOAT32 if settings["precision"] == "auto" else settings["precision"]
-
-
-def load_run(folder):
-    """Bring a trained run back: returns (predictor, row of DATASETS, settings)."""
-    network, calibration, data_set, settings = load_network(folder)
-    return predictor(network, calibration), data_set, settings
-
-
 # --- run ------------------------------------------------------------------------------------------
 
 
@@ -408,15 +330,17 @@ def run(settings, stopping):
     Several processes share the work; the first alone writes, validates and paints.
     """
     team = devices.team()
-    data_set, root, settings = team.first_then_others(lambda: complete_settings(settings))
-    parts = choose_pictures(data_set, root, settings)
+    data_set, root, settings = team.first_then_others(
+        lambda: preparation.complete_settings(settings)
+    )
+    parts = preparation.choose_pictures(data_set, root, settings)
     remembered = Path(settings["runs_dir"]) / ".checked.json"
     settings["data_digest"] = team.from_first(lambda: check_samples(parts, data_set, remembered))
     weights = team.first_then_others(
         lambda: vgg_weights.read(settings["vgg"], Path(settings["data_dir"]))
     )
     with contextlib.ExitStack() as lock, team.scope():
-        folder, decided = team.from_first(lambda: begin(settings, lock))
+        folder, decided = team.from_first(lambda: preparation.open_folder(settings, lock))
         folder = Path(folder)
         if not decided:
             return folder
@@ -454,52 +378,10 @@ def build_networks(weights, num_classes, settings):
     return network, own
 
 
-def choose_pictures(data_set, root, settings):
-    """Find the pictures and say how many. Returns training, validation and testing samples.
-
-    Notes in settings what a score on the labels means.
-    """
-    labelled, testing = data_set.find(root)
-    training, validation = data_set.split(labelled, settings["seed"])
-    parts = training, validation, testing or validation
-    parts = training, validation, testing = [spread(part, settings["limit"]) for part in parts]
-    settings["labels"] = data_set.label_note(len(labelled), root)
-    helper.say(
-        f"{data_set.title} in {root}: {len(training)} pictures to train on, {len(validation)} to "
-        f"validate, {len(testing)} to paint\n({settings['labels']})"
-    )
-    return parts
-
-
-def begin(settings, lock):
-    """Open the run's folder. lock: ExitStack that then keeps other processes away from it.
-
-    Returns (its path as text, settings to keep: {} for a run that is finished). A run that goes on
-    keeps its steps and their precision, whatever machine it is on now.
-    """
-    folder = run_folder.open_run(Path(settings["runs_dir"]), settings["run"])
-    if run_folder.is_finished(folder, settings):
-        helper.say(f"{folder}: this run is finished; nothing to do (more --epochs would go on)")
-        return str(folder), {}
-    lock.enter_context(run_folder.lock_run(folder))
-    earlier, precision = run_folder.earlier_settings(folder), settings["precision"]
-    together = settings["batch_size"] * devices.team().devices
-    decided = {
-        "pictures_a_step": earlier.get("pictures_a_step", together),
-        "training_precision": earlier.get("training_precision")
-        or (faster_precision() if precision == "auto" else precision),
-    }
-    run_folder.note_settings(folder, settings | decided)
-    (folder / "metrics.json").unlink(missing_ok=True)  # of fewer epochs: it would seem finished
-    shape = "x".join(map(str, settings["image_shape"]))
-    helper.say(f"run: {folder}, {settings['epochs']} epochs, pictures of {shape} pixels")
-    return str(folder), decided
-
-
 def train(network, own, folder, data_set, settings, samples, stopping):
     """Train the head, where it is new, and then everything, from where the run stands.
 
-    network: on all devices; own: on those of this process; samples: of `choose_pictures`.
+    network: on all devices; own: on those of this process; samples: training, validation, testing.
     """
     (training, validation, _), team = samples, devices.team()
     epochs, shape, seed, batch_size = (
@@ -512,7 +394,7 @@ def train(network, own, folder, data_set, settings, samples, stopping):
     batches = math.ceil(len(training) / batch_size)
     pretrained = settings["vgg"] != "none"
     head_batches = pretrained * head.affordable_batches(batches, batch_size, shape)
-    tell_plan(
+    preparation.tell_plan(
         network, settings, trained=epochs * len(training),
         predicted=epochs * len(validation) + head_batches * batch_size,
     )  # fmt: skip
@@ -530,22 +412,6 @@ def train(network, own, folder, data_set, settings, samples, stopping):
             network, own, validation, data_set, shape, lambda *_: stopping.check() or bar.update()
         )
         train_nn(state, get_batches_fn, epochs, batch_size, validate, stopping, bar)
-
-
-def tell_plan(network, settings, trained, predicted):
-    """Say on what, in what and about how long training will go on.
-
-    trained, predicted: how many pictures will be, in all.
-    """
-    team = devices.team()
-    seconds = expected_seconds(
-        network, settings["image_shape"], settings["training_precision"], trained, predicted
-    )
-    minutes = math.ceil(seconds / 60 / team.devices)
-    helper.say(
-        f"{settings['training_precision']}, {settings['pictures_a_step']} pictures a step, on "
-        f"{device_names(team.devices)}: about {minutes} minutes in all"
-    )
 
 
 def write_results(network, folder, data_set, settings, parts):

@@ -20,13 +20,13 @@ import numpy as np
 from PIL import Image
 
 import helper
-import main
 import metrics
 import run_folder
 import scoring
 import video
 from command_line import exit_status, positive_rate
 from datasets import PICTURE_SUFFIXES, UserError
+from trained_run import load_run
 
 SUFFIXES = (*PICTURE_SUFFIXES, *video.SUFFIXES, ".gif")  # what is looked for in folders
 # What a pixel of the answer depends on lies at most so far away: 202 for pool5 and the 7x7 of fc6,
@@ -250,7 +250,7 @@ def predict_sources(settings, stopping):
     sources, faults = find_sources(settings.paths), []
     output = settings.output or folder / "predictions"
     targets = plan_targets(sources, output, settings.save)
-    predict, data_set, trained = main.load_run(folder)
+    predict, data_set, trained = load_run(folder)
 
     def read(item):
         source, frame = item

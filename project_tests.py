@@ -68,6 +68,7 @@ import run_folder
 import scenes
 import scoring
 import stopping
+import trained_run
 import training
 import vgg_weights
 import video
@@ -618,7 +619,7 @@ def test_a_run_goes_on_in_the_precision_it_began_with(drawn, tmp_path, monkeypat
             "--image-shape", 32, 96, "--vgg", "none", "--epochs", epochs,
         ) == 0  # fmt: skip
     assert seen == [["bfloat16", "float32"]] * 2
-    network, _, data_set, settings = main.load_network(tmp_path / "first")
+    network, _, data_set, settings = trained_run.load_network(tmp_path / "first")
     assert network.get_layer("fc6").compute_dtype == "float32"
     _, validation = data_set.split(data_set.find(drawn / "data_road")[0], 0)
     predict = scoring.predictor(network)
@@ -1364,7 +1365,7 @@ def test_a_run_keeps_what_makes_its_probabilities_true(trained, tmp_path):
     (plain / "calibration.json").unlink()
     losses = []
     for folder in (trained, plain):
-        predict, data_set, settings = main.load_run(folder)
+        predict, data_set, settings = trained_run.load_run(folder)
         labelled, _ = data_set.find(Path(settings["data_dir"]) / "data_road")
         _, validation = data_set.split(labelled, 0)
         tally = scoring.score_pictures(predict, validation, data_set, settings["image_shape"])
@@ -1504,7 +1505,7 @@ def test_globs_and_files_go_to_the_runs_folder_and_nothing_is_overwritten(
 
 
 def test_a_picture_has_the_same_probabilities_alone_in_a_batch_and_in_validation(trained):
-    road, data_set, settings = main.load_run(trained)
+    road, data_set, settings = trained_run.load_run(trained)
     labelled, _ = data_set.find(Path(settings["data_dir"]) / "data_road")
     samples, shape = labelled[:4], settings["image_shape"]
     together = [seen[2] for seen in helper.gen_test_output(road, samples, shape, 4)]
@@ -1571,7 +1572,7 @@ def test_a_scale_is_that_of_the_picture(trained, tmp_path, random):
     picture = random.integers(0, 256, (64, 100, 3), dtype=np.uint8)
     Image.fromarray(picture).save(tmp_path / "a.png")
     Image.fromarray(picture[:30, :40]).save(tmp_path / "of another size.png")
-    network, _ = main.load_run(trained)[:2]
+    network, _ = trained_run.load_run(trained)[:2]
     for scale, shape in ((1, (64, 100)), (0.5, (32, 50))):
         assert run_predict(trained, tmp_path / "*[ae].png", "--output", tmp_path, "--scale", scale,
                            "--save", "probability") == 0  # fmt: skip

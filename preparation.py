@@ -1,0 +1,94 @@
+"""Settles what a run needs before it trains: settings, pictures, its folder, precision, time."""
+
+import math
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import devices
+import helper
+import run_folder
+from datasets import spread
+from engine import device_names, expected_seconds, faster_precision, keras
+
+
+def complete_settings(settings):
+    """Bring the data set onto the disk and fill in the defaults that depend on it.
+
+    Returns (row of DATASETS, its folder, settings as a dict that JSON can hold).
+    """
+    used, data_set, root = helper.prepare_data_set(settings.dataset, settings.data_dir)
+    packages = ("keras", "numpy", keras.backend.backend())
+    given = vars(settings).items()
+    return data_set, root, {
+        **{name: str(value) if isinstance(value, Path) else value for name, value in given},
+        "dataset": used,
+        "dataset_asked_for": settings.dataset,
+        "classes": list(data_set.classes),
+        "image_shape": list(settings.image_shape or data_set.image_shape),
+        "epochs": settings.epochs or data_set.epochs,
+        "backend": keras.backend.backend(),
+        "versions": {"python": platform.python_version()}
+        | {name: metadata.version(name) for name in packages},
+        "git_commit": run_folder.git_commit(),
+        "command_line": sys.argv,
+    }  # fmt: skip
+
+
+def choose_pictures(data_set, root, settings):
+    """Find the pictures and say how many. Returns training, validation and testing samples.
+
+    Notes in settings what a score on the labels means.
+    """
+    labelled, testing = data_set.find(root)
+    training, validation = data_set.split(labelled, settings["seed"])
+    parts = training, validation, testing or validation
+    parts = training, validation, testing = [spread(part, settings["limit"]) for part in parts]
+    settings["labels"] = data_set.label_note(len(labelled), root)
+    helper.say(
+        f"{data_set.title} in {root}: {len(training)} pictures to train on, {len(validation)} to "
+        f"validate, {len(testing)} to paint\n({settings['labels']})"
+    )
+    return parts
+
+
+def open_folder(settings, lock):
+    """Open the run's folder. lock: ExitStack that then keeps other processes away from it.
+
+    Returns (its path as text, settings to keep: {} for a run that is finished). A run that goes on
+    keeps its steps and their precision, whatever machine it is on now.
+    """
+    folder = run_folder.open_run(Path(settings["runs_dir"]), settings["run"])
+    if run_folder.is_finished(folder, settings):
+        helper.say(f"{folder}: this run is finished; nothing to do (more --epochs would go on)")
+        return str(folder), {}
+    lock.enter_context(run_folder.lock_run(folder))
+    earlier, precision = run_folder.earlier_settings(folder), settings["precision"]
+    together = settings["batch_size"] * devices.team().devices
+    decided = {
+        "pictures_a_step": earlier.get("pictures_a_step", together),
+        "training_precision": earlier.get("training_precision")
+        or (faster_precision() if precision == "auto" else precision),
+    }
+    run_folder.note_settings(folder, settings | decided)
+    (folder / "metrics.json").unlink(missing_ok=True)  # of fewer epochs: it would seem finished
+    shape = "x".join(map(str, settings["image_shape"]))
+    helper.say(f"run: {folder}, {settings['epochs']} epochs, pictures of {shape} pixels")
+    return str(folder), decided
+
+
+def tell_plan(network, settings, trained, predicted):
+    """Say on what, in what and about how long training will go on.
+
+    trained, predicted: how many pictures will be, in all.
+    """
+    team = devices.team()
+    seconds = expected_seconds(
+        network, settings["image_shape"], settings["training_precision"], trained, predicted
+    )
+    minutes = math.ceil(seconds / 60 / team.devices)
+    helper.say(
+        f"{settings['training_precision']}, {settings['pictures_a_step']} pictures a step, on "
+        f"{device_names(team.devices)}: about {minutes} minutes in all"
+    )
