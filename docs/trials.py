@@ -40,6 +40,19 @@ class Constant(keras.optimizers.schedules.LearningRateSchedule):
         return self.rate
 
 
+# --- network --------------------------------------------------------------------------------------
+
+
+def dilate_fc6(convolution, x, channels, size, name, dtype=None):
+    """Let fc6 see as far by 9 places as by 49 (F. Yu, V. Koltun: arXiv:1511.07122)."""
+    if name != "fc6":
+        return convolution(x, channels, size, name, dtype)
+    return keras.layers.Conv2D(
+        channels, 3, dilation_rate=3, padding="same", activation="relu",
+        kernel_initializer="he_normal", dtype=dtype, name=name,
+    )(x)  # fmt: skip
+
+
 # --- pictures and labels --------------------------------------------------------------------------
 
 
@@ -154,6 +167,7 @@ TRIALS = {
     "fcn-16s": {"main.SKIP_SCALES": main.SKIP_SCALES | {"pool3": 0.0}},
     "head-of-128": {"main.load_vgg": functools.partial(main.load_vgg, head_channels=128)},
     "head-of-1024": {"main.load_vgg": functools.partial(main.load_vgg, head_channels=1024)},
+    "dilated": {"main.convolution": functools.partial(dilate_fc6, main.convolution)},
     "no-pool-dropout": NO_POOL_DROPOUT,
     "no-augmentation": {"helper.augment": as_they_are},
     "mirrored": {"helper.augment": functools.partial(half_mirrored, helper.augment)},
