@@ -163,6 +163,7 @@ TRIALS = {
     "last-weights": {"main.AVERAGED_SHARE": 0.0},
     "no-decay": {"main.WEIGHT_DECAY": 0.0},
     "no-head-stage": {"head.affordable_batches": lambda *_: 0},
+    "two-views": {"head.VIEWS": 2},
     "fcn-32s": {"main.SKIP_SCALES": {"pool3": 0.0, "pool4": 0.0}},
     "fcn-16s": {"main.SKIP_SCALES": main.SKIP_SCALES | {"pool3": 0.0}},
     "head-of-128": {"main.load_vgg": functools.partial(main.load_vgg, head_channels=128)},
