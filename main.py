@@ -147,11 +147,11 @@ def load_vgg(weights, blocks=VGG_BLOCKS, head_channels=HEAD_CHANNELS):
     return vgg
 
 
-def convolution(x, channels, size, name, dtype=None):
-    """Convolve and rectify, keeping height and width. dtype: default: as the program's policy."""
+def convolution(x, channels, size, name, **options):
+    """Convolve and rectify, keeping height and width. options: further ones of Conv2D."""
     return keras.layers.Conv2D(
         channels, size, padding="same", activation="relu", kernel_initializer="he_normal",
-        dtype=dtype, name=name,
+        name=name, **options,
     )(x)  # fmt: skip
 
 

@@ -43,14 +43,11 @@ class Constant(keras.optimizers.schedules.LearningRateSchedule):
 # --- network --------------------------------------------------------------------------------------
 
 
-def dilate_fc6(convolution, x, channels, size, name, dtype=None):
+def dilate_fc6(convolution, x, channels, size, name, **options):
     """Let fc6 see as far by 9 places as by 49 (F. Yu, V. Koltun: arXiv:1511.07122)."""
-    if name != "fc6":
-        return convolution(x, channels, size, name, dtype)
-    return keras.layers.Conv2D(
-        channels, 3, dilation_rate=3, padding="same", activation="relu",
-        kernel_initializer="he_normal", dtype=dtype, name=name,
-    )(x)  # fmt: skip
+    if name == "fc6":
+        size, options = 3, options | {"dilation_rate": 3}
+    return convolution(x, channels, size, name, **options)
 
 
 # --- pictures and labels --------------------------------------------------------------------------
