@@ -1,8 +1,9 @@
 """Trains with one thing of the recipe changed, to measure what that thing is worth.
 
-    .venv/bin/python docs/trials.py NAME --dataset kitti     and main.py's other flags
+    .venv/bin/python docs/trials.py NAME [NAME ...] --dataset kitti     and main.py's other flags
 
-NAME is one of TRIALS, the table at the end. What came out: docs/experiments.md.
+NAME is one of TRIALS, the table at the end; with several, all of them are changed. What came out:
+docs/experiments.md.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from engine import keras
 BACKGROUND = (255, 0, 0)
 NO_CLIPPING = 1e9  # no gradient is as long
 BOUNDARY_REACH, BOUNDARY_WEIGHT = 4, 5.0  # pixels; times the others'
+CONVOLUTION = main.convolution
 LEAST_SHARE = 0.01  # of a picture, that a class counts as having
 
 
@@ -43,11 +45,11 @@ class Constant(keras.optimizers.schedules.LearningRateSchedule):
 # --- network --------------------------------------------------------------------------------------
 
 
-def dilate_fc6(convolution, x, channels, size, name, **options):
-    """Let fc6 see as far by 9 places as by 49 (F. Yu, V. Koltun: arXiv:1511.07122)."""
+def replace_fc6(fc6, x, channels, size, name, **options):
+    """Convolve as `main.convolution`, but fc6 with what is other in the dictionary fc6."""
     if name == "fc6":
-        size, options = 3, options | {"dilation_rate": 3}
-    return convolution(x, channels, size, name, **options)
+        return CONVOLUTION(x, channels, name=name, **{"size": size} | options | fc6)
+    return CONVOLUTION(x, channels, size, name, **options)
 
 
 # --- pictures and labels --------------------------------------------------------------------------
@@ -165,7 +167,11 @@ TRIALS = {
     "fcn-16s": {"main.SKIP_SCALES": main.SKIP_SCALES | {"pool3": 0.0}},
     "head-of-128": {"main.load_vgg": functools.partial(main.load_vgg, head_channels=128)},
     "head-of-1024": {"main.load_vgg": functools.partial(main.load_vgg, head_channels=1024)},
-    "dilated": {"main.convolution": functools.partial(dilate_fc6, main.convolution)},
+    # fc6 sees as far by 9 places as by 49 (F. Yu, V. Koltun: arXiv:1511.07122).
+    "dilated": {"main.convolution": functools.partial(replace_fc6,
+                                                      {"size": 3, "dilation_rate": 3})},
+    # fc6 sees 13 columns instead of 7, most of a street's width.
+    "wide": {"main.convolution": functools.partial(replace_fc6, {"dilation_rate": (1, 2)})},
     "no-pool-dropout": NO_POOL_DROPOUT,
     "no-augmentation": {"helper.augment": as_they_are},
     "mirrored": {"helper.augment": functools.partial(half_mirrored, helper.augment)},
@@ -188,7 +194,8 @@ def change(trial):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("trial", choices=TRIALS, metavar="NAME", help=", ".join(TRIALS))
+    parser.add_argument("trials", choices=TRIALS, nargs="+", metavar="NAME", help=", ".join(TRIALS))
     given, flags = parser.parse_known_args()
-    change(given.trial)
+    for trial in given.trials:
+        change(trial)
     sys.exit(main.main(flags))
