@@ -1,11 +1,11 @@
 """Every promise of the other files, checked against something independent.
 
-    python project_tests.py                 all but the long ones
-    python project_tests.py -m slow         the long ones: the main job; runs that are killed
-    python project_tests.py -m jax          those on JAX, where it is installed
-    python project_tests.py -m browser      those in Chromium, with selenium, where it is installed
-    python project_tests.py -m export       those of exported networks, with requirements-export.txt
-    python project_tests.py -k layers       those with "layers" in their name
+python project_tests.py                 all but the long ones
+python project_tests.py -m slow         the long ones: the main job; runs that are killed
+python project_tests.py -m jax          those on JAX, where it is installed
+python project_tests.py -m browser      those in Chromium, with selenium, where it is installed
+python project_tests.py -m export       those of exported networks, with requirements-export.txt
+python project_tests.py -k layers       those with "layers" in their name
 """
 
 import contextlib
@@ -343,42 +343,67 @@ def test_skips_are_scaled_as_in_the_paper(random):
 # --- loss -----------------------------------------------------------------------------------------
 
 
+def patchwork_labels(height, width):
+    """Three classes, with an even part, a thin line, a corner, and something void; two pictures."""
+    labels = np.zeros((2, height, width), np.uint8)
+    labels[0, :, -9:], labels[0, 5:8, 2:4], labels[1, 2, 3:], labels[1, -1, 0] = 1, VOID, 2, 1
+    labels[1, : height // 3, -2:] = VOID
+    return labels
+
+
+def weights_by_hand(labels):
+    """Pixels with another class at most 4 rows and columns away count 5 times, void ones never."""
+    weights = np.zeros(labels.shape)
+    for number, row, column in zip(*np.nonzero(labels != VOID), strict=True):
+        rows, columns = (slice(max(0, place - 4), place + 5) for place in (row, column))
+        around = set(labels[number, rows, columns].flat) - {VOID}
+        weights[number, row, column] = 5 if len(around) > 1 else 1
+    assert set(np.unique(weights)) == {0, 1, 5}
+    return weights
+
+
+def losses_by_hand(weights, labels, logits):
+    """The weighted mean of the cross-entropy, for each picture."""
+    losses = []
+    for picture in zip(weights, labels, logits, strict=True):
+        pixels = [
+            (weight, scipy.special.logsumexp(logit) - logit[label])
+            for weight, label, logit in zip(
+                picture[0].flat, picture[1].flat, picture[2].reshape(-1, 3), strict=True
+            )
+            if weight
+        ]
+        losses.append(sum(w * loss for w, loss in pixels) / sum(w for w, _ in pixels))
+    return np.array(losses)
+
+
 def test_optimize(random):
-    """The loss is the mean of the pictures' mean cross-entropy over pixels that are not void."""
+    """The loss is the mean of the pictures' weighted mean cross-entropy."""
     network = small_network(3)
     set_small_scores(network, random)
     pictures = random.integers(0, 256, (2, 32, 64, 3), dtype=np.uint8)
-    labels = random.choice([0, 1, 2, VOID], (2, 32, 64)).astype(np.uint8)
+    labels = patchwork_labels(32, 64)
     logits = network.predict_on_batch(pictures).astype(np.float64)
-    labels[0, :20] = VOID  # of another number of pixels in each picture
-    losses = [
-        np.mean([
-            scipy.special.logsumexp(logit) - logit[label]
-            for logit, label in zip(logits[index].reshape(-1, 3), labels[index].flat, strict=True)
-            if label != VOID
-        ])
-        for index in range(2)
-    ]  # fmt: skip
     trainer = main.optimize(network, 1e-9, 10)
     found = float(trainer.test_on_batch(pictures, labels))
-    np.testing.assert_allclose(found, np.mean(losses), rtol=1e-5)
+    expected = np.mean(losses_by_hand(weights_by_hand(labels), labels, logits))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_void_changes_neither_loss_nor_gradient(random):
-    """The gradient at a pixel is (probability - truth) / its picture's valid ones, 0 where void."""
+    """The gradient at a pixel is (probability - truth) times its share of the picture's weight."""
     tensorflow = pytest.importorskip("tensorflow")
-    logits = tensorflow.constant(random.normal(size=(2, 4, 5, 3)), "float32")
-    labels = random.choice([0, 1, 2, VOID], (2, 4, 5)).astype(np.uint8)
+    logits = tensorflow.constant(random.normal(size=(2, 12, 16, 3)), "float32")
+    labels = patchwork_labels(12, 16)
     with tensorflow.GradientTape() as tape:
         tape.watch(logits)
         loss = main.picture_loss(labels, logits)
-    exponentials = np.exp(logits.numpy())
-    probability = exponentials / exponentials.sum(axis=-1, keepdims=True)
-    valid = labels != VOID
-    truth = np.eye(3)[np.where(valid, labels, 0)]
-    expected = np.where(valid[..., None], probability - truth, 0)
-    expected /= valid.sum(axis=(1, 2))[:, None, None, None]
+    weights = weights_by_hand(labels)[..., None]
+    truth = np.eye(3)[np.where(labels == VOID, 0, labels)]
+    expected = weights * (scipy.special.softmax(logits.numpy(), axis=-1) - truth)
+    expected /= weights.sum(axis=(1, 2, 3), keepdims=True)
     np.testing.assert_allclose(tape.gradient(loss, logits).numpy(), expected, atol=1e-6)
+    np.testing.assert_array_equal(main.picture_loss(np.full_like(labels, VOID), logits), 0)
 
 
 def test_weight_decay_is_for_convolution_kernels_only(random):
@@ -530,9 +555,7 @@ def test_averaged_weights_are_validated_and_kept(tmp_path, monkeypatch):
         return even_tally()
 
     monkeypatch.setattr(training, "take_step", recorded_step)
-    make_trainer = functools.partial(
-        main.optimize, network, 1e-2, round(4 / main.AVERAGED_SHARE)
-    )
+    make_trainer = functools.partial(main.optimize, network, 1e-2, round(4 / main.AVERAGED_SHARE))
     main.train_nn(
         main.Training(network, make_trainer, tmp_path), repeat(one_batch((32, 64)), 3), 2, 2,
         compare_with_average,
@@ -755,30 +778,25 @@ def test_each_trial_changes_what_is_there_and_trains(trials, random):
 
 
 def test_the_losses_on_trial_weigh_what_they_say(trials, random):
-    """Against loops over pixels. Boundaries count from 4 pixels away, Dice adds 1 everywhere."""
-    labels = np.zeros((1, 12, 16), np.uint8)
-    labels[:, :, 9:], labels[:, 5:8, 2:4] = 1, VOID
-    logits = random.normal(size=(1, 12, 16, 2)).astype(np.float32)
-    answer = scipy.special.softmax(logits[0], axis=-1)
-    weights = {"boundaries": {}, "balanced": {}}
-    valid = list(zip(*np.nonzero(labels[0] != VOID), strict=True))
-    for row, column in valid:
-        near = labels[0, max(0, row - 4) : row + 5, max(0, column - 4) : column + 5]
-        weights["boundaries"][row, column] = 5 if set(near.flat) >= {0, 1} else 1
-        weights["balanced"][row, column] = 1 / (labels == labels[0, row, column]).mean()
-    loss = {place: -np.log(answer[place][labels[0][place]]) for place in valid}
-    for name, weight in weights.items():
-        expected = sum(weight[p] * loss[p] for p in valid) / sum(weight.values())
-        (found,) = trials.TRIALS[name].values()
-        np.testing.assert_allclose(found(labels, logits), [expected], rtol=1e-5)
+    """Against sums over pixels; Dice adds 1 everywhere."""
+    labels = patchwork_labels(12, 16)[:1]
+    logits = random.normal(size=(1, 12, 16, 3)).astype(np.float32)
+    shares = np.array([(labels == label).mean() for label in labels.flat]).reshape(labels.shape)
+    is_valid = labels != VOID
+    for name, weights in (("no-boundaries", is_valid), ("balanced", is_valid / shares)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("main.pixel_weights", trials.TRIALS[name]["main.pixel_weights"])
+            found = main.picture_loss(labels, logits)
+        np.testing.assert_allclose(found, losses_by_hand(weights, labels, logits), rtol=1e-5)
+    answer = scipy.special.softmax(logits, axis=-1)
     dices = [
-        (2 * sum(answer[p][index] for p in valid if labels[0][p] == index) + 1)
-        / (sum(answer[p][index] for p in valid) + (labels == index).sum() + 1)
-        for index in (0, 1)
+        (2 * answer[labels == index][:, index].sum() + 1)
+        / (answer[is_valid][:, index].sum() + (labels == index).sum() + 1)
+        for index in range(3)
     ]
     (found,) = trials.TRIALS["dice"].values()
-    expected = np.mean(list(loss.values())) + 1 - np.mean(dices)
-    np.testing.assert_allclose(found(labels, logits), [expected], rtol=1e-5)
+    expected = losses_by_hand(weights_by_hand(labels), labels, logits) + 1 - np.mean(dices)
+    np.testing.assert_allclose(found(labels, logits), expected, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -2995,8 +3013,8 @@ SPOILERS = {
     "label nearly magenta": lambda t: change(label_of(t), with_pixel((254, 0, 255))),
     "label with white": lambda t: change(label_of(t), with_pixel(255)),
     "label is its picture": lambda t: shutil.copy(picture_of(t, "umm_000000"), label_of(t)),
-    "label smoothed": lambda t: Image.open(label_of(t)).resize((160, 48)).resize((320, 96)).save(
-        label_of(t)
+    "label smoothed": lambda t: (
+        Image.open(label_of(t)).resize((160, 48)).resize((320, 96)).save(label_of(t))
     ),
     "label as JPEG": lambda t: Image.open(label_of(t)).save(label_of(t), format="JPEG"),
     "label of numbers": lambda t: change(label_of(t), lambda p: (p[..., 2] > 0).astype(np.uint8)),

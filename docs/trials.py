@@ -24,9 +24,9 @@ from engine import keras
 
 BACKGROUND = (255, 0, 0)
 NO_CLIPPING = 1e9  # no gradient is as long
-BOUNDARY_REACH, BOUNDARY_WEIGHT = 4, 5.0  # pixels; times the others'
 CONVOLUTION = main.convolution
 LEAST_SHARE = 0.01  # of a picture, that a class counts as having
+MOST_CLASSES = 32
 
 
 # --- optimizer ------------------------------------------------------------------------------------
@@ -83,11 +83,11 @@ def read_largest_share(true_read, sample, data_set, shape=None):
     return classes[shares.argmax(axis=-1)]
 
 
-# --- losses: as main.picture_loss -----------------------------------------------------------------
+# --- losses ---------------------------------------------------------------------------------------
 
 
 def with_dice(true_loss, labels, logits):
-    """Add to true_loss what the classes' mean Dice coefficient lacks to 1.
+    """Add to true_loss, of `main.picture_loss`, what the classes' mean Dice coefficient lacks to 1.
 
     F. Milletari, N. Navab, S. Ahmadi: V-Net, arXiv:1606.04797.
     """
@@ -100,25 +100,14 @@ def with_dice(true_loss, labels, logits):
     return true_loss(labels, logits) + 1 - dice
 
 
-def weighted(weigh, labels, logits):
-    """Average the cross-entropy with weights: weigh(truth [N, H, W, classes]) -> [N, H, W]."""
-    truth = keras.ops.one_hot(labels, logits.shape[-1])
-    weights = weigh(truth) * keras.ops.sum(truth, axis=-1)
-    losses = -keras.ops.sum(truth * keras.ops.log_softmax(logits), axis=-1)
-    total = keras.ops.maximum(keras.ops.sum(weights, axis=(1, 2)), 1.0)
-    return keras.ops.sum(weights * losses, axis=(1, 2)) / total
+def pixels_alike(labels):
+    """Weigh, as `main.pixel_weights`, all pixels that are not VOID the same."""
+    return keras.ops.cast(labels != VOID, "float32")
 
 
-def near_boundaries(truth):
-    """Weigh pixels that have another class near them BOUNDARY_WEIGHT times as much."""
-    size = 2 * BOUNDARY_REACH + 1
-    seen = keras.ops.max_pool(truth, size, strides=1, padding="same")
-    is_near = keras.ops.cast(keras.ops.sum(seen, axis=-1) > 1, "float32")
-    return 1 + (BOUNDARY_WEIGHT - 1) * is_near
-
-
-def classes_alike(truth):
-    """Weigh each class of a picture as much as any other, however small it is."""
+def classes_alike(labels):
+    """Weigh, as `main.pixel_weights`, each class of a picture as much as any other."""
+    truth = keras.ops.one_hot(labels, MOST_CLASSES)  # nothing where VOID
     shares = keras.ops.mean(truth, axis=(1, 2), keepdims=True)
     return keras.ops.sum(truth / keras.ops.maximum(shares, LEAST_SHARE), axis=-1)
 
@@ -146,6 +135,7 @@ TRIALS = {
         "helper.read_label": functools.partial(read_as_exercise, helper.read_label),
         "head.affordable_batches": lambda *_: 0,
         "optimizer.RATE_FACTORS": {},
+        "main.pixel_weights": pixels_alike,
         "main.CosineOfSteps": Constant,
         "main.LEARNING_RATE": 1e-4,
         "main.CLIP_NORM": NO_CLIPPING,
@@ -178,8 +168,8 @@ TRIALS = {
     "labels-by-share": {"helper.read_label": functools.partial(read_largest_share,
                                                                helper.read_label)},
     "dice": {"main.picture_loss": functools.partial(with_dice, main.picture_loss)},
-    "boundaries": {"main.picture_loss": functools.partial(weighted, near_boundaries)},
-    "balanced": {"main.picture_loss": functools.partial(weighted, classes_alike)},
+    "no-boundaries": {"main.pixel_weights": pixels_alike},
+    "balanced": {"main.pixel_weights": classes_alike},
 }  # fmt: skip
 
 
