@@ -22,7 +22,6 @@ import augmentation
 import checkpoint
 import devices
 import gallery
-import head
 import helper
 import metrics
 import preparation
@@ -396,7 +395,7 @@ def build_networks(weights, num_classes, settings):
 
 
 def train(network, own, folder, data_set, settings, samples, stopping):
-    """Train the head, where it is new, and then everything, from where the run stands.
+    """Train a network from where the run stands.
 
     network: on all devices; own: on those of this process; samples: training, validation, testing.
     """
@@ -408,19 +407,11 @@ def train(network, own, folder, data_set, settings, samples, stopping):
     # Scaling Rules for Adaptive Gradient Algorithms, arXiv:2205.10287).
     rate = settings["learning_rate"] * math.sqrt(batch_size / settings["batch_size"])
     get_batches_fn = helper.gen_batch_function(training, data_set, shape, seed, share=team.share)
-    batches = math.ceil(len(training) / batch_size)
-    pretrained = settings["vgg"] != "none"
-    head_batches = pretrained * head.affordable_batches(batches, batch_size, shape)
     preparation.tell_plan(
-        network, settings, trained=epochs * len(training),
-        predicted=epochs * len(validation) + head_batches * batch_size,
-    )  # fmt: skip
-    if head_batches and team.from_first(lambda: not checkpoint.manifest_path(folder).is_file()):
-        seeing = own if team.processes > 1 else network
-        head.train_head(
-            network, seeing, optimize, get_batches_fn, batch_size, head_batches, rate, seed
-        )
-    make_trainer = functools.partial(optimize, network, rate, epochs * batches)
+        network, settings, trained=epochs * len(training), predicted=epochs * len(validation)
+    )
+    steps = epochs * math.ceil(len(training) / batch_size)
+    make_trainer = functools.partial(optimize, network, rate, steps)
     parts = math.ceil(batch_size / (settings["batch_size"] * team.devices))
     state = Training(network, make_trainer, folder, seed, parts)
     total = epochs * (TRAINING_COST * len(training) + len(validation))

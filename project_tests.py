@@ -1,11 +1,11 @@
 """Every promise of the other files, checked against something independent.
 
-python project_tests.py                 all but the long ones
-python project_tests.py -m slow         the long ones: the main job; runs that are killed
-python project_tests.py -m jax          those on JAX, where it is installed
-python project_tests.py -m browser      those in Chromium, with selenium, where it is installed
-python project_tests.py -m export       those of exported networks, with requirements-export.txt
-python project_tests.py -k layers       those with "layers" in their name
+    python project_tests.py                 all but the long ones
+    python project_tests.py -m slow         the long ones: the main job; runs that are killed
+    python project_tests.py -m jax          those on JAX, where it is installed
+    python project_tests.py -m browser      those in Chromium, with selenium, where it is installed
+    python project_tests.py -m export       those of exported networks, with requirements-export.txt
+    python project_tests.py -k layers       those with "layers" in their name
 """
 
 import contextlib
@@ -58,7 +58,6 @@ import engine
 import evaluate
 import export
 import gallery
-import head
 import helper
 import main
 import metrics
@@ -569,22 +568,6 @@ def test_averaged_weights_are_validated_and_kept(tmp_path, monkeypatch):
     network.load_weights(tmp_path / "best.weights.h5")
     taken = taken[:3]  # a tie: the first epoch remains the best
     compare_with_average()
-
-
-def test_the_head_learns_on_stored_features_and_nothing_else_moves():
-    """Padding and float16 included, the stored features train the network's own head."""
-    keras.utils.set_random_seed(0)
-    # A VGG of its own: training changes fc6 and fc7, and imagenet_vgg is shared.
-    network = main.layers(main.load_vgg(vgg_weights.read("conv", HERE / "data")), 2)
-    pictures, labels = one_batch((50, 90))
-    before = {v.path: v.numpy() for v in network.weights}
-    loss_before = float(main.optimize(network, 1e-4, 1).test_on_batch(pictures, labels))
-    head.train_head(network, network, main.optimize, repeat((pictures, labels), 3), 2, 12, 1e-4)
-    loss_after = float(main.optimize(network, 1e-4, 1).test_on_batch(pictures, labels))
-    assert loss_after < 0.7 * loss_before
-    for variable in network.weights:
-        moved = not np.array_equal(variable.numpy(), before[variable.path])
-        assert moved != variable.path.startswith("block"), variable.path
 
 
 def test_pretrained_edges_stay_as_they_are_and_outlive_a_kill(tmp_path, random):

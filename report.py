@@ -150,7 +150,8 @@ def _charts(metrics, shown, rows):
     if rows:
         epochs = [int(row["epoch"]) for row in rows]
         losses = [[float(row[name]) for row in rows] for name in ("loss", "val_loss")]
-        charts.append(_lines("Loss by epoch (line: training, orange: validation)", epochs, losses))
+        title = "Loss by epoch (line: training, boundaries weighted; orange: validation)"
+        charts.append(_lines(title, epochs, losses))
         score = "val_max_f" if rows[0]["val_max_f"] else "val_iou"
         names = {"val_max_f": "F1", "val_iou": "Mean IoU"}
         values = [float(row[score]) for row in rows]

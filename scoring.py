@@ -27,20 +27,16 @@ def with_probabilities(network, calibration=(1.0, 0.0)):
 
 
 def predictor(network, calibration=(1.0, 0.0)):
-    """Make the function pictures [N, H, W, 3] -> what the model of `with_probabilities` gives."""
-    return on_own_devices(with_probabilities(network, calibration))
+    """Make the function pictures [N, H, W, 3] -> what the model of `with_probabilities` gives.
 
+    It computes on all devices of this process.
+    """
+    team, model = devices.team(), with_probabilities(network, calibration)
 
-def on_own_devices(model):
-    """Make the function array [N, ...] -> what a model predicts, on all devices of this process."""
-    team = devices.team()
-
-    def predict(array):
-        count = len(array)
-        filled = np.take(array, devices.fill_up(count, team.own_devices), axis=0)
+    def predict(pictures):
+        filled = np.take(pictures, devices.fill_up(len(pictures), team.own_devices), axis=0)
         with team.own_scope():
-            predicted = model.predict_on_batch(team.spread(filled))
-        return keras.tree.map_structure(lambda output: output[:count], predicted)
+            return model.predict_on_batch(team.spread(filled))[: len(pictures)]
 
     return predict
 

@@ -133,7 +133,6 @@ TRIALS = {
     "classic": NO_POOL_DROPOUT | {
         "helper.augment": as_they_are,
         "helper.read_label": functools.partial(read_as_exercise, helper.read_label),
-        "head.affordable_batches": lambda *_: 0,
         "optimizer.RATE_FACTORS": {},
         "main.pixel_weights": pixels_alike,
         "main.CosineOfSteps": Constant,
@@ -151,8 +150,6 @@ TRIALS = {
     "constant-rate": {"main.CosineOfSteps": Constant},
     "last-weights": {"main.AVERAGED_SHARE": 0.0},
     "no-decay": {"main.WEIGHT_DECAY": 0.0},
-    "no-head-stage": {"head.affordable_batches": lambda *_: 0},
-    "two-views": {"head.VIEWS": 2},
     "fcn-32s": {"main.SKIP_SCALES": {"pool3": 0.0, "pool4": 0.0}},
     "fcn-16s": {"main.SKIP_SCALES": main.SKIP_SCALES | {"pool3": 0.0}},
     "head-of-128": {"main.load_vgg": functools.partial(main.load_vgg, head_channels=128)},
