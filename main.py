@@ -59,9 +59,7 @@ LEARNING_RATE = 2e-4
 WEIGHT_DECAY = 5e-4
 CLIP_NORM = 1.0
 WARM_UP_SHARE = 0.05  # of all steps
-# Over this share of all steps the weights are averaged (B. Polyak, A. Juditsky: Acceleration of
-# Stochastic Approximation by Averaging, 1992): what is validated, kept and used.
-AVERAGED_SHARE = 0.1
+AVERAGED_SHARE = 0.1  # of the steps so far; these weights are validated, kept and used
 
 
 # --- settings -------------------------------------------------------------------------------------
@@ -253,7 +251,7 @@ def optimize(network, learning_rate, total_steps, slowdown=1.0, parts=1):
     schedule.parts = parts
     optimizer = LayerwiseAdamW(
         schedule, weight_decay=WEIGHT_DECAY, global_clipnorm=CLIP_NORM,
-        use_ema=True, ema_momentum=(1 - 1 / max(1, AVERAGED_SHARE * total_steps)) ** (1 / parts),
+        averaged_share=AVERAGED_SHARE,
         gradient_accumulation_steps=parts if parts > 1 else None,
     )  # fmt: skip
     optimizer.exclude_from_weight_decay(

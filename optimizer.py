@@ -9,7 +9,25 @@ RATE_FACTORS = {"score_fc7": 3.0, "score_pool4": 30.0, "score_pool3": 600.0}
 
 
 class LayerwiseAdamW(keras.optimizers.AdamW):
-    """AdamW in which each layer has the learning rate times its entry in RATE_FACTORS."""
+    """AdamW in which each layer has the learning rate times its entry in RATE_FACTORS.
+
+    It keeps an average of the weights, over about averaged_share of the steps so far: the later
+    a step, the more it counts (O. Shamir, T. Zhang: arXiv:1212.1824).
+    """
+
+    def __init__(self, learning_rate, averaged_share, **options):
+        super().__init__(learning_rate, use_ema=True, **options)
+        self.averaged_share = averaged_share
+
+    @property
+    def ema_momentum(self):
+        """How much of the average outlives the step that is being taken."""
+        calls = keras.ops.cast(self._iterations + 1, "float32")  # parts of steps, if they are cut
+        return 1 - 1 / keras.ops.maximum(self.averaged_share * calls, 1.0)
+
+    @ema_momentum.setter
+    def ema_momentum(self, constant):
+        """Keras sets a constant, which is not used."""
 
     def build(self, variables):
         layer_names = [variable.path.split("/")[0] for variable in variables]

@@ -547,14 +547,16 @@ def test_averaged_weights_are_validated_and_kept(tmp_path, monkeypatch):
 
     def compare_with_average():
         average = taken[0]
-        for weights in taken[1:]:
-            average = [0.75 * a + 0.25 * b for a, b in zip(average, weights, strict=True)]
+        for step, weights in enumerate(taken[1:], start=2):
+            new = 1 / max(1, step / 2)
+            average = [(1 - new) * a + new * b for a, b in zip(average, weights, strict=True)]
         for here, expected in zip(network.get_weights(), average, strict=True):
             np.testing.assert_allclose(here, expected, atol=1e-6)
         return even_tally()
 
     monkeypatch.setattr(training, "take_step", recorded_step)
-    make_trainer = functools.partial(main.optimize, network, 1e-2, round(4 / main.AVERAGED_SHARE))
+    monkeypatch.setattr(main, "AVERAGED_SHARE", 0.5)
+    make_trainer = functools.partial(main.optimize, network, 1e-2, 40)
     main.train_nn(
         main.Training(network, make_trainer, tmp_path), repeat(one_batch((32, 64)), 3), 2, 2,
         compare_with_average,
