@@ -2998,8 +2998,8 @@ SPOILERS = {
     "label nearly magenta": lambda t: change(label_of(t), with_pixel((254, 0, 255))),
     "label with white": lambda t: change(label_of(t), with_pixel(255)),
     "label is its picture": lambda t: shutil.copy(picture_of(t, "umm_000000"), label_of(t)),
-    "label smoothed": lambda t: (
-        Image.open(label_of(t)).resize((160, 48)).resize((320, 96)).save(label_of(t))
+    "label smoothed": lambda t: Image.open(label_of(t)).resize((160, 48)).resize((320, 96)).save(
+        label_of(t)
     ),
     "label as JPEG": lambda t: Image.open(label_of(t)).save(label_of(t), format="JPEG"),
     "label of numbers": lambda t: change(label_of(t), lambda p: (p[..., 2] > 0).astype(np.uint8)),

@@ -6,7 +6,6 @@ never lost, and a run that was interrupted ends where an undisturbed one does.
 
 import contextlib
 import dataclasses
-import functools
 import math
 import time
 
@@ -205,11 +204,12 @@ def train_epoch(training, get_batches_fn, batch_size, stopping, bar=None):
             training.save()
 
 
-def take_step(trainer, inputs, labels, count=None, parts=1):
+def take_step(trainer, pictures, labels, count=None, parts=1):
     """Train on one batch, cut into equal parts whose gradients the optimizer adds up.
 
-    inputs, labels: arrays [N, ...], this process's share of the batch; count: pictures in the batch
-    of all processes, default: N. What fills it up to equal parts on all devices has no weight.
+    pictures, labels: arrays [N, ...], this process's share of the batch; count: pictures in the
+    batch of all processes, default: N. What fills it up to equal parts on all devices has no
+    weight.
     Returns the loss, its mean over `count` pictures. Raises MemoryShortError.
     """
     team, size, losses = devices.team(), len(labels), []
@@ -222,10 +222,8 @@ def take_step(trainer, inputs, labels, count=None, parts=1):
         cut = (np.split(array, parts) for array in (places, weights))
         for part, part_weights in zip(*cut, strict=True):
             trainer.reset_metrics()  # or the loss would be the mean since the start
-            pick = functools.partial(np.take, indices=part, axis=0)
-            batch = *keras.tree.map_structure(pick, (inputs, labels)), part_weights
-            batch = keras.tree.map_structure(team.spread_step, batch)
-            losses.append(float(trainer.train_on_batch(*batch)))
+            batch = pictures[part], labels[part], part_weights
+            losses.append(float(trainer.train_on_batch(*map(team.spread_step, batch))))
     except Exception as error:  # each backend has its own class for this
         if any(sign in repr(error) for sign in OUT_OF_MEMORY):
             shape = "x".join(map(str, labels.shape))

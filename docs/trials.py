@@ -2,8 +2,8 @@
 
     .venv/bin/python docs/trials.py NAME [NAME ...] --dataset kitti     and main.py's other flags
 
-NAME is one of TRIALS, the table at the end; with several, all of them are changed. What came out:
-docs/experiments.md.
+NAME is one of TRIALS, the table at the end; several are made together, and where two put something
+in the same place, the last one counts. What came out: docs/experiments.md.
 """
 
 import argparse
@@ -47,9 +47,8 @@ class Constant(keras.optimizers.schedules.LearningRateSchedule):
 
 def replace_fc6(fc6, x, channels, size, name, **options):
     """Convolve as `main.convolution`, but fc6 with what is other in the dictionary fc6."""
-    if name == "fc6":
-        return CONVOLUTION(x, channels, name=name, **{"size": size} | options | fc6)
-    return CONVOLUTION(x, channels, size, name, **options)
+    other = fc6 if name == "fc6" else {}
+    return CONVOLUTION(x, channels, name=name, **{"size": size} | options | other)
 
 
 # --- pictures and labels --------------------------------------------------------------------------
