@@ -32,7 +32,7 @@ from command_line import at_least, exit_status, positive_rate
 from data_check import check_samples
 from datasets import DATASETS, VOID
 from engine import PRECISIONS, answering_precision, keras, warn_about_idle_gpu
-from optimizer import CosineOfSteps, LayerwiseAdamW
+from optimizer import CosineOfSteps, LayerwiseAdam
 from scoring import calibrate, prediction_batch, score_run, score_simple_rules, validator
 from stopping import Stopping, StopRequest
 from training import (
@@ -56,7 +56,6 @@ SCORE_DEVIATION = 1e-3  # of the kernels that score, at their start
 BOUNDARY_REACH, BOUNDARY_WEIGHT = 4, 5.0  # pixels; times that of others, in the loss
 BATCH_SIZE = 4
 LEARNING_RATE = 2e-4
-WEIGHT_DECAY = 5e-4
 CLIP_NORM = 1.0
 WARM_UP_SHARE = 0.05  # of all steps
 AVERAGED_SHARE = 0.1  # of the steps so far; these weights are validated, kept and used
@@ -237,8 +236,7 @@ def optimize(network, learning_rate, total_steps, slowdown=1.0, parts=1):
     """Give a network its loss and its optimizer.
 
     learning_rate: the highest; it rises evenly over the first steps and falls as a cosine to zero
-    at total_steps. Weight decay is for convolution kernels only: biases have no need of it, and it
-    would pull the upsampling kernels away from bilinear interpolation.
+    at total_steps.
     slowdown: factor of the rate; parts: calls of train_on_batch whose gradients make a step.
     Returns a compiled model that shares all layers with network; its loss is the mean of
     `picture_loss`. Its optimizer keeps a running average of the weights.
@@ -249,14 +247,10 @@ def optimize(network, learning_rate, total_steps, slowdown=1.0, parts=1):
         warmup_target=rate, warmup_steps=warm_up,
     )  # fmt: skip
     schedule.parts = parts
-    optimizer = LayerwiseAdamW(
-        schedule, weight_decay=WEIGHT_DECAY, global_clipnorm=CLIP_NORM,
-        averaged_share=AVERAGED_SHARE,
+    optimizer = LayerwiseAdam(
+        schedule, global_clipnorm=CLIP_NORM, averaged_share=AVERAGED_SHARE,
         gradient_accumulation_steps=parts if parts > 1 else None,
     )  # fmt: skip
-    optimizer.exclude_from_weight_decay(
-        [v for v in network.trainable_variables if v.name == "bias" or "upsample" in v.path]
-    )
     trainer = keras.Model(network.input, network.output, name="trainer")
     trainer.compile(optimizer, picture_loss)
     # Keras would learn shapes from the first batch, which it can't where that lies on many devices.

@@ -1,4 +1,4 @@
-"""AdamW with a rate for each layer, and a cosine that counts whole steps."""
+"""Adam with a rate for each layer, and a cosine that counts whole steps."""
 
 import devices
 from engine import keras
@@ -8,8 +8,8 @@ from engine import keras
 RATE_FACTORS = {"score_fc7": 3.0, "score_pool4": 30.0, "score_pool3": 600.0}
 
 
-class LayerwiseAdamW(keras.optimizers.AdamW):
-    """AdamW in which each layer has the learning rate times its entry in RATE_FACTORS.
+class LayerwiseAdam(keras.optimizers.Adam):
+    """Adam in which each layer has the learning rate times its entry in RATE_FACTORS.
 
     It keeps an average of the weights, over about averaged_share of the steps so far: the later
     a step, the more it counts (O. Shamir, T. Zhang: arXiv:1212.1824).
