@@ -16,6 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import augmentation
 import helper
 import main
 import optimizer
@@ -27,6 +28,8 @@ NO_CLIPPING = 1e9  # no gradient is as long
 CONVOLUTION = main.convolution
 LEAST_SHARE = 0.01  # of a picture, that a class counts as having
 MOST_CLASSES = 32
+HOLES, HOLE_SHARES = 3, (0.1, 0.4)  # rectangles; of the picture's height and width
+SHADOWS, SHADOW_LIGHT = 3, (0.2, 0.8)  # what each leaves of the light
 
 
 # --- optimizer ------------------------------------------------------------------------------------
@@ -62,6 +65,33 @@ def as_they_are(picture, label, *_):
 def half_mirrored(augment, picture, label, random, _):
     """Augment by augment, half of the pictures mirrored, whatever the data set says."""
     return augment(picture, label, random, mirrored=True)
+
+
+def with_holes(augment, picture, label, random, mirrored):
+    """Augment by augment, then hide rectangles, as T. DeVries, G. Taylor: arXiv:1708.04552.
+
+    What they hide has still to be told, from what lies around it.
+    """
+    picture, label = augment(picture, label, random, mirrored)
+    for _ in range(HOLES):
+        size = random.uniform(*HOLE_SHARES, size=2) * label.shape
+        top, left = (random.uniform(size=2) * (label.shape - size)).astype(int)
+        height, width = size.astype(int)
+        picture[top : top + height, left : left + width] = augmentation.VGG_MEAN_RGB
+    return picture, label
+
+
+def in_shadow(augment, picture, label, random, mirrored):
+    """Augment by augment, then let shadows fall: wedges, each between two lines that cross."""
+    picture, label = augment(picture, label, random, mirrored)
+    for _ in range(SHADOWS):
+        corner = random.uniform(size=(2, 1, 1)) * np.reshape(label.shape, (2, 1, 1))
+        rows, columns = np.indices(label.shape) - corner
+        angles = random.uniform(0, 2 * np.pi, size=2)
+        sides = [np.cos(angle) * rows + np.sin(angle) * columns > 0 for angle in angles]
+        light = np.where(sides[0] & sides[1], random.uniform(*SHADOW_LIGHT), 1.0)
+        picture = (picture * light[..., None]).astype(np.uint8)
+    return picture, label
 
 
 def read_as_exercise(true_read, sample, data_set, shape=None):
@@ -159,6 +189,8 @@ TRIALS = {
     "no-pool-dropout": NO_POOL_DROPOUT,
     "no-augmentation": {"helper.augment": as_they_are},
     "mirrored": {"helper.augment": functools.partial(half_mirrored, helper.augment)},
+    "holes": {"helper.augment": functools.partial(with_holes, helper.augment)},
+    "shadows": {"helper.augment": functools.partial(in_shadow, helper.augment)},
     "labels-by-share": {"helper.read_label": functools.partial(read_largest_share,
                                                                helper.read_label)},
     "dice": {"main.picture_loss": functools.partial(with_dice, main.picture_loss)},
