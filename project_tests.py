@@ -3143,12 +3143,12 @@ def test_wrong_usage_ends_with_status_2(arguments):
 
 @pytest.mark.slow
 def test_the_main_job_learns_the_drawn_scenes(tmp_path):
-    """What the README's first command does where KITTI Road is not to be had."""
+    """What the README's first command does where KITTI Road is not to be had, in 4 epochs."""
     command = [sys.executable, "main.py", "--dataset", "synthetic", "--runs-dir", tmp_path,
-               "--data-dir", tmp_path, "--run", "main_job"]  # fmt: skip
+               "--data-dir", tmp_path, "--run", "main_job", "--epochs", "4"]  # fmt: skip
     subprocess.run(command, check=True, cwd=HERE)
     result = json.loads((tmp_path / "main_job" / "metrics.json").read_text())
-    assert result["perspective"]["all"]["MaxF"] > 95
+    assert result["perspective"]["all"]["MaxF"] > 93
     assert max(result["simple_rules"].values()) < 85
     assert len(list((tmp_path / "main_job" / "pictures").iterdir())) == sum(helper.DRAWN_TESTING)
 
