@@ -2993,8 +2993,8 @@ SPOILERS = {
     "label nearly magenta": lambda t: change(label_of(t), with_pixel((254, 0, 255))),
     "label with white": lambda t: change(label_of(t), with_pixel(255)),
     "label is its picture": lambda t: shutil.copy(picture_of(t, "umm_000000"), label_of(t)),
-    "label smoothed": lambda t: Image.open(label_of(t)).resize((160, 48)).resize((320, 96)).save(
-        label_of(t)
+    "label smoothed": lambda t: (
+        Image.open(label_of(t)).resize((160, 48)).resize((320, 96)).save(label_of(t))
     ),
     "label as JPEG": lambda t: Image.open(label_of(t)).save(label_of(t), format="JPEG"),
     "label of numbers": lambda t: change(label_of(t), lambda p: (p[..., 2] > 0).astype(np.uint8)),
@@ -3143,12 +3143,12 @@ def test_wrong_usage_ends_with_status_2(arguments):
 
 @pytest.mark.slow
 def test_the_main_job_learns_the_drawn_scenes(tmp_path):
-    """What the README's first command does where KITTI Road is not to be had, in 4 epochs."""
+    """What the README's first command does where KITTI Road is not to be had."""
     command = [sys.executable, "main.py", "--dataset", "synthetic", "--runs-dir", tmp_path,
-               "--data-dir", tmp_path, "--run", "main_job", "--epochs", "4"]  # fmt: skip
+               "--data-dir", tmp_path, "--run", "main_job"]  # fmt: skip
     subprocess.run(command, check=True, cwd=HERE)
     result = json.loads((tmp_path / "main_job" / "metrics.json").read_text())
-    assert result["perspective"]["all"]["MaxF"] > 93
+    assert result["perspective"]["all"]["MaxF"] > 95
     assert max(result["simple_rules"].values()) < 85
     assert len(list((tmp_path / "main_job" / "pictures").iterdir())) == sum(helper.DRAWN_TESTING)
 
