@@ -67,31 +67,37 @@ def half_mirrored(augment, picture, label, random, _):
     return augment(picture, label, random, mirrored=True)
 
 
-def with_holes(augment, picture, label, random, mirrored):
-    """Augment by augment, then hide rectangles, as T. DeVries, G. Taylor: arXiv:1708.04552.
-
-    What they hide has still to be told, from what lies around it.
-    """
+def changed_after(augment, change, picture, label, random, mirrored):
+    """Augment by augment, then change the picture, by a function (picture, random) -> picture."""
     picture, label = augment(picture, label, random, mirrored)
+    return change(picture, random), label
+
+
+def hide_pieces(picture, random):
+    """Hide rectangles, as T. DeVries, G. Taylor: arXiv:1708.04552. Changes the picture.
+
+    Their label stays: what is hidden has to be told from what lies around it.
+    """
+    shape = picture.shape[:2]
     for _ in range(HOLES):
-        size = random.uniform(*HOLE_SHARES, size=2) * label.shape
-        top, left = (random.uniform(size=2) * (label.shape - size)).astype(int)
+        size = random.uniform(*HOLE_SHARES, size=2) * shape
+        top, left = (random.uniform(size=2) * (shape - size)).astype(int)
         height, width = size.astype(int)
         picture[top : top + height, left : left + width] = augmentation.VGG_MEAN_RGB
-    return picture, label
+    return picture
 
 
-def in_shadow(augment, picture, label, random, mirrored):
-    """Augment by augment, then let shadows fall: wedges, each between two lines that cross."""
-    picture, label = augment(picture, label, random, mirrored)
+def cast_shadows(picture, random):
+    """Let shadows fall: wedges, each between two lines that cross."""
+    shape = picture.shape[:2]
     for _ in range(SHADOWS):
-        corner = random.uniform(size=(2, 1, 1)) * np.reshape(label.shape, (2, 1, 1))
-        rows, columns = np.indices(label.shape) - corner
+        corner = random.uniform(size=(2, 1, 1)) * np.reshape(shape, (2, 1, 1))
+        rows, columns = np.indices(shape) - corner
         angles = random.uniform(0, 2 * np.pi, size=2)
         sides = [np.cos(angle) * rows + np.sin(angle) * columns > 0 for angle in angles]
         light = np.where(sides[0] & sides[1], random.uniform(*SHADOW_LIGHT), 1.0)
         picture = (picture * light[..., None]).astype(np.uint8)
-    return picture, label
+    return picture
 
 
 def read_as_exercise(true_read, sample, data_set, shape=None):
@@ -189,8 +195,8 @@ TRIALS = {
     "no-pool-dropout": NO_POOL_DROPOUT,
     "no-augmentation": {"helper.augment": as_they_are},
     "mirrored": {"helper.augment": functools.partial(half_mirrored, helper.augment)},
-    "holes": {"helper.augment": functools.partial(with_holes, helper.augment)},
-    "shadows": {"helper.augment": functools.partial(in_shadow, helper.augment)},
+    "holes": {"helper.augment": functools.partial(changed_after, helper.augment, hide_pieces)},
+    "shadows": {"helper.augment": functools.partial(changed_after, helper.augment, cast_shadows)},
     "labels-by-share": {"helper.read_label": functools.partial(read_largest_share,
                                                                helper.read_label)},
     "dice": {"main.picture_loss": functools.partial(with_dice, main.picture_loss)},
