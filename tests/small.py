@@ -1,0 +1,175 @@
+"""Small networks, pictures and runs, and what the tests do with them."""
+
+import dataclasses
+import fractions
+import functools
+import importlib.util
+import zipfile
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+import download
+import export
+import main
+import metrics
+import predict
+import scoring
+import vgg_weights
+from datasets import DATASETS, VOID
+from main import keras
+
+HERE = Path(__file__).parent.parent
+REAL_SAMPLES = HERE.parent / "shared" / "data" / "kitti_samples"
+SMALL = (96, 320)  # height, width of drawn test pictures
+SMALL_BLOCKS = ((1, 4), (1, 4), (1, 8), (1, 8), (1, 8))
+NARROW_BLOCKS = tuple((count, 4) for count, _ in main.VGG_BLOCKS)
+KITTI = DATASETS["kitti"]
+
+
+def small_network(num_classes=2):
+    keras.utils.set_random_seed(0)
+    return main.layers(main.load_vgg({}, SMALL_BLOCKS, head_channels=8), num_classes)
+
+
+def set_small_scores(network, random):
+    """Give every score layer weights that matter, so that tests see through the network."""
+    for name in ("score_fc7", "score_pool4", "score_pool3"):
+        layer = network.get_layer(name)
+        layer.set_weights([random.normal(size=w.shape) for w in layer.get_weights()])
+
+
+def run_main(*arguments):
+    return main.main([str(argument) for argument in arguments])
+
+
+def error_line(capsys):
+    """Return the one line, beside progress bars, that a person's mistake is to give."""
+    lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    (line,) = [
+        line for line in lines
+        if line.strip() and not line.startswith(("checking: ", "unpacking ", "scoring: "))
+    ]  # fmt: skip
+    return line
+
+
+@functools.cache
+def imagenet_vgg():
+    return main.load_vgg(vgg_weights.read("conv", HERE / "data"))
+
+
+def needs_jax(test):
+    """Mark a test that runs the program on JAX, in a process of its own."""
+    missing = importlib.util.find_spec("jax") is None
+    return pytest.mark.jax(pytest.mark.skipif(missing, reason="jax is not installed")(test))
+
+
+def one_batch(shape):
+    """Two pictures of noise and labels that only memory can tell."""
+    height, width = shape
+    pictures = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    labels = np.zeros((2, height, width), np.uint8)
+    labels[0, height // 2 :, width // 4 : width // 2] = 1
+    labels[1, height // 4 : height // 2] = 1
+    labels[:, -3:] = VOID
+    return pictures, labels
+
+
+def train_one_batch(folder, network, batch, epochs, total_epochs, rate, stopping=None):
+    """Train on one batch, 20 times an epoch, as `main.run` would. Returns its validate."""
+    make_trainer = functools.partial(main.optimize, network, rate, 20 * total_epochs)
+    pictures, labels = batch
+
+    def validate():
+        tally = metrics.Tally(KITTI.classes)
+        for label, chances in zip(labels, scoring.predictor(network)(pictures), strict=True):
+            tally.add(label, chances, "um")
+            if stopping:
+                stopping.check()
+        return tally
+
+    state = main.Training(network, make_trainer, folder)
+    main.train_nn(state, repeat(batch, 20), epochs, 2, validate, stopping)
+    return validate
+
+
+def even_tally():
+    """What a validation gives whose score does not matter."""
+    tally = metrics.Tally(KITTI.classes)
+    tally.add(np.eye(2, dtype=np.uint8), np.full((2, 2, 2), 0.5, np.float32), "um")
+    return tally
+
+
+def repeat(batch, times):
+    """Make a get_batches_fn that gives one batch again and again."""
+
+    def get_batches_fn(batch_size, epoch=0, first=0):
+        return [batch] * (times - first)
+
+    get_batches_fn.names = lambda *_: ["one", "two"]
+    return get_batches_fn
+
+
+def run_predict(trained, *arguments):
+    return predict.run([str(argument) for argument in (trained, *arguments)])
+
+
+def run_export(*arguments):
+    return export.run([str(argument) for argument in arguments])
+
+
+def write_video(
+    path, frames, rate=10, codec="ffv1", times=None, rotation=None, shape=None, pixel_shape=0
+):
+    """Write uint8 [H, W, 3] frames with PyAV; times in milliseconds; shape: where none tells it."""
+    forms = {"ffv1": "bgr0", "libx264": "yuv420p", "mpeg4": "yuv420p"}
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate)
+        stream.height, stream.width = shape or frames[0].shape[:2]
+        stream.pix_fmt = forms[codec]
+        stream.codec_context.gop_size = 5
+        stream.codec_context.sample_aspect_ratio = pixel_shape
+        if rotation:
+            stream.set_display_rotation(rotation)
+        if times:
+            milliseconds = fractions.Fraction(1, 1000)
+            stream.time_base = stream.codec_context.time_base = milliseconds
+        container.start_encoding()
+        for number, picture in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")
+            if times:
+                frame.pts, frame.time_base = times[number], milliseconds
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def zip_of(entries, path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries:
+            archive.writestr(name, content)
+    return path
+
+
+def unreachable(monkeypatch):
+    """Point every download at a port where nobody listens."""
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    nowhere = dataclasses.replace(KITTI.remote, url="http://127.0.0.1:9/none.zip")
+    monkeypatch.setitem(DATASETS, "kitti", dataclasses.replace(KITTI, remote=nowhere))
+
+
+def run_camvid(data_dir):
+    return run_main(
+        "--dataset", "camvid", "--data-dir", data_dir, "--runs-dir", data_dir / "runs",
+        "--run", "city", "--image-shape", 32, 64, "--epochs", 1, "--vgg", "none",
+    )  # fmt: skip
+
+
+def rotated():
+    """EXIF that says: turn a quarter to see me upright."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif

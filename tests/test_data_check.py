@@ -1,0 +1,208 @@
+"""Whatever is wrong with pictures and labels is named; what is only odd is read."""
+
+import shutil
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import data_check
+import helper
+from tests.small import KITTI, error_line, rotated, run_main, zip_of
+
+
+def label_of(training, name="umm_000000"):
+    return training / "gt_image_2" / f"{name.replace('_', '_road_')}.png"
+
+
+def picture_of(training, name="uu_000003"):
+    return training / "image_2" / f"{name}.png"
+
+
+def change(path, function):
+    """Replace a picture by function(array of it)."""
+    Image.fromarray(function(np.asarray(Image.open(path)).copy())).save(path)
+
+
+def with_pixel(value):
+    def changed(label):
+        label[3, 4] = value
+        return label
+
+    return changed
+
+
+def fill_labels(training, value):
+    for path in (training / "gt_image_2").iterdir():
+        change(path, lambda label: np.full_like(label, value))
+
+
+def claim_size(path, size):
+    """Write a PNG file that claims to be size x size and holds next to nothing."""
+
+    def chunk(kind, content):
+        parts = kind + content
+        return struct.pack(">I", len(content)) + parts + struct.pack(">I", zlib.crc32(parts))
+
+    header = struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+
+
+def replace_by_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def replace_by_link(path, target):
+    path.unlink()
+    path.symlink_to(target)
+
+
+# What may be wrong with a data set, by the name that the line has to hold.
+SPOILERS = {
+    "picture of 0 bytes": lambda t: picture_of(t).write_bytes(b""),
+    "picture is text": lambda t: picture_of(t).write_text("not a picture"),
+    "picture is a web page": lambda t: picture_of(t).write_text("<html>log in</html>"),
+    "picture cut early": lambda t: picture_of(t).write_bytes(picture_of(t).read_bytes()[:20]),
+    "picture cut late": lambda t: picture_of(t).write_bytes(picture_of(t).read_bytes()[:-40]),
+    "picture with a wrong byte": lambda t: picture_of(t).write_bytes(
+        picture_of(t).read_bytes()[:-2000] + b"wrong" + picture_of(t).read_bytes()[-1995:]
+    ),
+    "picture is a bomb": lambda t: claim_size(picture_of(t), 30_000),
+    "picture claims to be large": lambda t: claim_size(picture_of(t), 9_000),
+    "picture of 32 bits": lambda t: Image.new("F", (9, 9)).save(picture_of(t), format="TIFF"),
+    "picture is a folder": lambda t: replace_by_folder(picture_of(t)),
+    "picture is a dangling link": lambda t: replace_by_link(picture_of(t), "nowhere"),
+    "picture links to itself": lambda t: replace_by_link(picture_of(t), "uu_000003.png"),
+    "picture is a zip": lambda t: zip_of([("a", "b")], picture_of(t)),
+    "picture of another size": lambda t: change(picture_of(t), lambda p: p[:50]),
+    "picture is another's copy": lambda t: shutil.copy(picture_of(t, "um_000000"), picture_of(t)),
+    "picture upside down is a copy of a link": lambda t: replace_by_link(
+        picture_of(t), "um_000000.png"
+    ),
+    "picture is rotated by EXIF": lambda t: Image.open(picture_of(t)).save(
+        picture_of(t), exif=rotated()
+    ),
+    "label missing": lambda t: label_of(t).unlink(),
+    "label of 0 bytes": lambda t: label_of(t).write_bytes(b""),
+    "label is text": lambda t: label_of(t).write_text("road"),
+    "label cut": lambda t: label_of(t).write_bytes(label_of(t).read_bytes()[:300]),
+    "label is a bomb": lambda t: claim_size(label_of(t), 30_000),
+    "label is a folder": lambda t: replace_by_folder(label_of(t)),
+    "label is a dangling link": lambda t: replace_by_link(label_of(t), "nowhere"),
+    "label of another size": lambda t: change(label_of(t), lambda p: p[:9, :9]),
+    "label turned": lambda t: change(label_of(t), lambda p: np.swapaxes(p, 0, 1)),
+    "label with another colour": lambda t: change(label_of(t), with_pixel((255, 0, 128))),
+    "label nearly magenta": lambda t: change(label_of(t), with_pixel((254, 0, 255))),
+    "label with white": lambda t: change(label_of(t), with_pixel(255)),
+    "label is its picture": lambda t: shutil.copy(picture_of(t, "umm_000000"), label_of(t)),
+    "label smoothed": lambda t: (
+        Image.open(label_of(t)).resize((160, 48)).resize((320, 96)).save(label_of(t))
+    ),
+    "label as JPEG": lambda t: Image.open(label_of(t)).save(label_of(t), format="JPEG"),
+    "label of numbers": lambda t: change(label_of(t), lambda p: (p[..., 2] > 0).astype(np.uint8)),
+    "label of 16 bits": lambda t: change(label_of(t), lambda p: p[..., 2].astype(np.uint16) * 257),
+    "picture with another name": lambda t: picture_of(t).rename(t / "image_2" / "holiday.png"),
+    "picture with a number too short": lambda t: picture_of(t).rename(t / "image_2" / "uu_3.png"),
+    "no pictures": lambda t: shutil.rmtree(t / "image_2"),
+    "pictures elsewhere": lambda t: (t / "image_2").rename(t / "pictures"),
+    "no labels": lambda t: shutil.rmtree(t / "gt_image_2"),
+    "no training": lambda t: shutil.rmtree(t),
+    "no testing": lambda t: shutil.rmtree(t.parent / "testing"),
+    "labels all void": lambda t: fill_labels(t, (0, 0, 0)),
+    "labels all other": lambda t: fill_labels(t, (255, 0, 0)),
+    "labels all road": lambda t: fill_labels(t, (255, 0, 255)),
+}
+NAMED = {
+    "picture of another size": "uu_road_000003.png", "picture is rotated by EXIF": "uu_road_000003",
+    "picture with another name": "holiday.png", "picture with a number too short": "uu_3.png",
+    "no pictures": "image_2", "pictures elsewhere": "image_2", "no training": "image_2",
+    "no testing": "testing", "labels all void": "nothing alone", "labels all other": "other alone",
+    "labels all road": "road alone",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in SPOILERS if name != "no labels"])
+def test_wrong_data_give_one_line_that_names_the_file(name, spoilt, tmp_path, capsys):
+    SPOILERS[name](spoilt / "data_road" / "training")
+    arguments = ("--dataset", "kitti", "--data-dir", spoilt, "--runs-dir", tmp_path / "runs")
+    before = sorted(tmp_path.rglob("*"))
+    assert run_main(*arguments) == 2
+    usual = "umm_road_000000.png" if name.startswith("label") else "uu_000003.png"
+    line = error_line(capsys)
+    assert NAMED.get(name, usual) in line and str(spoilt) in line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_all_faults_are_told_at_once(spoilt, capsys):
+    """A line for each of them, whatever kind it is of."""
+    faults = ["picture of 0 bytes", "label with white", "label cut", "picture is a bomb"]
+    names = ["um_000001", "um_000002", "umm_000003", "uu_000000"]
+    training = spoilt / "data_road" / "training"
+    picture_of(training, names[0]).write_bytes(b"")
+    change(label_of(training, names[1]), with_pixel(255))
+    label_of(training, names[2]).write_bytes(b"?")
+    claim_size(picture_of(training, names[3]), 30_000)
+    assert run_main("--dataset", "kitti", "--data-dir", spoilt) == 2
+    error = capsys.readouterr().err
+    assert all(name[-3:] in error for name in names) and error.count("\n") >= len(faults)
+    shutil.rmtree(training / "gt_image_2")
+    assert run_main("--dataset", "kitti", "--data-dir", spoilt) == 2
+    assert capsys.readouterr().err.count("this label is missing") == 15
+
+
+def test_good_data_are_looked_at_once(spoilt, tmp_path, monkeypatch):
+    """Until a file changes; what was seen tells one content from another."""
+    labelled, testing = KITTI.find(spoilt / "data_road")
+    parts, memory = (labelled[:9], labelled[9:], testing), tmp_path / "runs" / "checked.json"
+    opened, read = [], Image.open
+    monkeypatch.setattr(helper.Image, "open", lambda path: opened.append(path) or read(path))
+    digest = data_check.check_samples(parts, KITTI, memory)
+    assert len(opened) == 2 * 15 + 3
+    assert data_check.check_samples(parts, KITTI, memory) == digest and len(opened) == 33
+    change(labelled[0].picture, lambda picture: 255 - picture)
+    assert data_check.check_samples(parts, KITTI, memory) != digest and len(opened) > 33
+
+
+def test_pictures_of_every_kind_are_read(tmp_path, random):
+    """Grey, 16 bits, transparency, palette, CMYK, rotated: what a person would see."""
+    array = np.repeat(np.repeat(random.integers(0, 256, (4, 6, 3), dtype=np.uint8), 8, 0), 8, 1)
+    picture, grey = Image.fromarray(array), np.array(array[..., 0])
+    wide = Image.fromarray(grey.astype(np.uint16) * 257)
+    see_through = picture.convert("RGBA")
+    see_through.putalpha(7)
+    cases = {
+        "grey.png": (Image.fromarray(grey), np.dstack([grey] * 3)),
+        "sixteen.png": (wide, np.dstack([grey] * 3)), "sixteen.tif": (wide, np.dstack([grey] * 3)),
+        "transparent.png": (see_through, array),
+        "palette.png": (picture.quantize(24), array),
+        "cmyk.jpg": (picture.convert("CMYK"), array),
+        "ein Bild für später.webp": (picture, array),
+    }  # fmt: skip
+    for name, (image, expected) in cases.items():
+        image.save(tmp_path / name, quality=100, lossless=True)
+        found = helper.read_image(tmp_path / name)
+        assert found.dtype == np.uint8 and found.shape == expected.shape
+        assert np.abs(found.astype(int) - expected).mean() < 3, name
+    picture.save(tmp_path / "rotated.png", exif=rotated())
+    found = helper.read_image(tmp_path / "rotated.png")
+    np.testing.assert_array_equal(found, np.rot90(array, -1))
+
+
+def test_data_behind_links_in_a_read_only_folder_with_an_odd_name(drawn, tmp_path):
+    odd = tmp_path / "Straßen von früher 100%"
+    for path in (drawn / "data_road").rglob("*.png"):
+        link = odd / path.relative_to(drawn)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    for folder in (odd, *odd.rglob("*/")):
+        folder.chmod(0o555)
+    arguments = ("--runs-dir", tmp_path / "meine Läufe", "--run", "erster Lauf", "--epochs", 1)
+    assert run_main("--dataset", "kitti", "--data-dir", odd, "--limit", 3, "--vgg", "none",
+                    "--image-shape", 32, 64, *arguments) == 0  # fmt: skip
+    assert (tmp_path / "meine Läufe" / "erster Lauf" / "metrics.json").is_file()
+    for folder in (odd, *odd.rglob("*/")):
+        folder.chmod(0o755)

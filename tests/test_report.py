@@ -1,0 +1,163 @@
+"""The report stands alone and works in a browser."""
+
+import html.parser
+import importlib.util
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import datasets
+import gallery
+import report
+from datasets import DATASETS, VOID
+from tests.small import error_line, run_camvid
+
+
+class PageReader(html.parser.HTMLParser):
+    """Collects what a page refers to, and sees that its tags are balanced."""
+
+    EMPTY = ("meta", "link", "img", "input")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.links, self.sources, self.texts = [], [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.links += [attributes["href"]] if tag == "a" else []
+        self.sources += [attributes["src"]] if "src" in attributes else []
+        assert tag != "img" or attributes["alt"]
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data.strip())
+
+
+def test_the_report_stands_alone_and_links_to_the_pictures(trained):
+    text = (trained / "report.html").read_text()
+    page = PageReader(text)
+    assert len(text) < 5_000_000 and "http" not in re.sub(r"base64,[\w+/=]*", "", text)
+    assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
+    assert len(page.sources) == 3 * 3 + 3 * 2  # testing layers; the worst and these from above
+    assert page.links and all((trained / link).is_file() for link in page.links)
+    assert any("Agreement with the labels" in text for text in page.texts)
+    scores = json.loads((trained / "metrics.json").read_text())
+    for view in ("perspective", "birds_eye"):
+        assert f"{scores[view]['umm']['MaxF']:.2f}" in page.texts
+
+
+def test_a_run_that_goes_on_has_a_report_too(trained, tmp_path, capsys):
+    """Before its first epoch, and without pictures; names can't break the page."""
+    folder = tmp_path / "<i>Straße & Co"
+    folder.mkdir()
+    settings = json.loads((trained / "settings.json").read_text())
+    (folder / "settings.json").write_text(json.dumps(settings))
+    assert report.main([str(folder)]) == 0
+    shutil.copy(trained / "log.csv", folder)
+    shutil.copytree(trained / "report", folder / "report")  # of fewer epochs, its scores are gone
+    assert report.main([str(folder)]) == 0
+    page = PageReader((folder / "report.html").read_text())
+    assert any("<i>Straße & Co" in text for text in page.texts)
+    assert any("not finished" in text for text in page.texts)
+    assert report.main([str(tmp_path / "nothing")]) == 2
+    assert "no run found" in error_line(capsys)
+
+
+def test_a_report_of_more_classes_has_a_row_and_a_colour_for_each(camvid):
+    assert run_camvid(camvid) == 0
+    page = PageReader((camvid / "runs" / "city" / "report.html").read_text())
+    assert all(page.texts.count(name) >= 2 for name in DATASETS["camvid"].classes)
+
+
+def test_the_report_warns_of_drawn_scenes(tmp_path):
+    (tmp_path / "settings.json").write_text('{"dataset": "synthetic", "labels": "drawn"}')
+    assert "never seen a real street" in report.write(tmp_path).read_text()
+
+
+def test_the_worst_pictures_come_first_with_their_errors(tmp_path):
+    """Missed road is red, invented road blue; pictures that are right do not push these out."""
+    worst = gallery.WorstPictures()
+    label = np.zeros((40, 120), np.uint8)
+    label[20:, 30:90] = 1
+    label[:, :5] = VOID
+    picture = np.full((40, 120, 3), 128, np.uint8)
+
+    def answer(index):
+        road = (label == 1).astype(np.float32)
+        road[:, :5] = 1  # void: no error
+        road[20:, 30 : 30 + index] = 0  # missed
+        road[:10, 100 : 100 + index // 2] = 1  # invented
+        return road
+
+    for index in [*range(0, 20, 2), *range(19, 0, -2)]:
+        road = answer(index)
+        sample = datasets.Sample(f"um_{index:06d}", Path(), None, "um")
+        worst.add(sample, picture, label, np.stack([1 - road, road], axis=-1), None)
+    rows = worst.save(tmp_path)
+    assert [row["name"] for row in rows] == [f"um_{index:06d}" for index in range(19, 7, -1)]
+    hits, missed, invented = 20 * (60 - 19), 20 * 19, 10 * 9
+    assert rows[0]["score"] == pytest.approx(200 * hits / (2 * hits + missed + invented))
+    road = answer(19)
+    painted = gallery.paint_errors(picture, label, (road > 0.5).astype(int)).astype(int)
+    red, blue = painted[..., 0] > painted[..., 2] + 50, painted[..., 2] > painted[..., 0] + 50
+    np.testing.assert_array_equal(red, (label == 1) & (road == 0))
+    np.testing.assert_array_equal(blue, (label == 0) & (road == 1))
+    assert (tmp_path / "report" / "validation" / "um_000019_errors.jpg").is_file()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    if not (shutil.which("chromium") and importlib.util.find_spec("selenium")):
+        pytest.skip("Chromium, its driver or selenium is not installed")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    for argument in ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-sync",
+                     "disable-background-networking", "disable-component-update"):  # fmt: skip
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService("/usr/bin/chromedriver"))
+    yield driver
+    driver.quit()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [360, 1440])
+def test_the_report_works_in_a_browser(width, browser, trained):
+    """No error, every picture loads, nothing sticks out, slider and keys fade the layers."""
+    from selenium.webdriver.common.keys import Keys
+
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
+        "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500,
+    })  # fmt: skip
+    browser.get((trained / "report.html").as_uri())
+    assert browser.get_log("browser") == []
+    run = browser.execute_script
+    assert run("return [...document.images].every(image => image.naturalWidth > 0)")
+    assert run("return document.documentElement.scrollWidth") <= width
+
+    def opacities():
+        style = "return getComputedStyle(document.querySelector('.layers .{}')).opacity"
+        return [float(run(style.format(layer))) for layer in ("probability", "mask")]
+
+    body, fader = browser.find_element("tag name", "body"), browser.find_element("id", "fader")
+    for key, expected in (("1", [0, 0]), ("2", [1, 0]), ("3", [0, 1])):
+        body.send_keys(key)
+        assert opacities() == expected
+    fader.send_keys(Keys.HOME)
+    assert opacities() == [0, 0]
+    fader.send_keys(*[Keys.ARROW_RIGHT] * 10)
+    assert opacities() == pytest.approx([0.5, 0])

@@ -1,0 +1,62 @@
+"""A run's folder belongs to one run and one process."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import datasets
+import run_folder
+from tests.small import HERE, error_line, run_main
+
+
+def test_a_run_has_one_process_at_a_time(tmp_path):
+    with run_folder.lock_run(tmp_path):
+        code = (
+            "import pathlib, run_folder, sys\n"
+            "with run_folder.lock_run(pathlib.Path(sys.argv[1])): pass\n"
+        )
+        command = [sys.executable, "-c", code, tmp_path]
+        second = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
+        assert f"process {os.getpid()} on" in second.stderr
+    assert subprocess.run(command, cwd=HERE).returncode == 0
+
+
+def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path, monkeypatch):
+    """Also when the clock goes backwards."""
+    monkeypatch.setattr(time, "strftime", lambda _: "2026-11-23_1437")
+    names = [run_folder.open_run(tmp_path / "runs", None).name for _ in range(3)]
+    assert names == ["2026-11-23_1437", "2026-11-23_1437_2", "2026-11-23_1437_3"]
+
+
+def test_changed_settings_are_refused_by_name(tmp_path):
+    """And those that do no harm are taken."""
+    earlier = dict.fromkeys(run_folder.FIXED_SETTINGS, 1) | {"epochs": 3, "git_commit": "a"}
+    run_folder.note_settings(tmp_path, earlier)
+    for name in run_folder.FIXED_SETTINGS:
+        with pytest.raises(datasets.UserError, match=f"has {name} 1, not 2"):
+            run_folder.is_finished(tmp_path, earlier | {name: 2})
+    assert not run_folder.is_finished(tmp_path, earlier | {"epochs": 4, "git_commit": "b"})
+    (tmp_path / "metrics.json").write_text("{}")
+    assert run_folder.is_finished(tmp_path, earlier)
+    assert not run_folder.is_finished(tmp_path, earlier | {"epochs": 4})
+
+
+def test_a_place_where_nothing_can_be_written_gives_one_line(drawn, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    arguments = ("--dataset", "kitti", "--data-dir", drawn, "--limit", 3)
+    for folder in (tmp_path / "file" / "runs", Path("/proc/runs")):
+        assert run_main(*arguments, "--runs-dir", folder, "--run", "first") == 2
+        assert str(folder) in error_line(capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "thesis.txt").write_text("words")
+    with pytest.raises(datasets.UserError, match="is no run folder"):
+        run_folder.open_run(tmp_path / "runs", "mine")
+    assert [path.name for path in (tmp_path / "runs").rglob("*.*")] == ["thesis.txt"]

@@ -1,0 +1,134 @@
+"""Runs that are killed and stopped end as if nothing had happened."""
+
+import csv
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+import checkpoint
+from tests.small import HERE, needs_jax
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_the_program_at_once(number):
+    """The first is a wish, while a step of a minute is under way; the second does not wait."""
+    code = (
+        "import stopping, time\n"
+        "with stopping.Stopping() as stop, stop.granted():\n"
+        "    print('ready', flush=True)\n"
+        "    deadline = time.monotonic() + 60\n"
+        "    while time.monotonic() < deadline: time.sleep(1)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=HERE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    process.stdout.readline()
+    process.send_signal(number)
+    while "after this step" not in process.stderr.readline():
+        pass
+    assert process.poll() is None
+    process.send_signal(number)
+    assert process.wait(timeout=30) == 128 + number
+
+
+def run_process(arguments, folder, save_seconds, environment=()):
+    """Start the program in a process of its own, with its output in folder/log."""
+    code = (
+        f"import training, main, sys\ntraining.SAVE_SECONDS = {save_seconds}\n"
+        f"sys.exit(main.main({[str(argument) for argument in arguments]}))"
+    )
+    with (folder / "log").open("a") as log:
+        return subprocess.Popen(
+            [sys.executable, "-c", code], cwd=HERE, stdout=log, stderr=log,
+            env=os.environ | dict(environment),
+        )  # fmt: skip
+
+
+def disturb(process, checkpoints, random, number, in_a_save):
+    """Send a signal at a random moment of the training, or in the middle of a save."""
+    manifest = checkpoints / "manifest.json"
+    before = manifest.stat().st_mtime_ns if manifest.exists() else 0
+    while process.poll() is None and not (
+        manifest.exists() and manifest.stat().st_mtime_ns > before
+    ):
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 1))
+    while in_a_save and process.poll() is None and not list(checkpoints.glob("partial.*")):
+        time.sleep(0.001)
+    process.send_signal(number)
+    process.wait()
+    return bool(list(checkpoints.glob("partial.*")))
+
+
+def results_of(folder):
+    """Everything that has to be equal: arrays of weights, scores, log but for its seconds."""
+    rows = list(csv.DictReader((folder / "log.csv").open()))
+    arrays, _ = checkpoint.load(folder, print)
+    with h5py.File(folder / checkpoint.BEST) as file:
+        file.visititems(lambda name, item: arrays.update({name: np.asarray(item)})
+                        if isinstance(item, h5py.Dataset) else None)  # fmt: skip
+    texts = [{name: row[name] for name in row if name != "seconds"} for row in rows]
+    pictures = {path.name: path.read_bytes() for path in (folder / "pictures").iterdir()}
+    return arrays, [texts, (folder / "metrics.json").read_text(), pictures]
+
+
+def compare_disturbed_with_undisturbed(drawn, folder, number, times, epochs, environment=()):
+    arguments = (
+        "--dataset", "kitti", "--data-dir", drawn, "--runs-dir", folder, "--image-shape", 32, 96,
+        "--batch-size", 2, "--epochs", epochs,
+    )  # fmt: skip
+    start = functools.partial(run_process, folder=folder, environment=environment)
+    assert start([*arguments, "--run", "whole"], save_seconds=1e9).wait() == 0
+    random, statuses, in_saves = np.random.default_rng(0), [], 0
+    while not statuses or statuses[-1] != 0:
+        is_disturbed = len(statuses) < times
+        process = start(
+            [*arguments, "--run", "disturbed"], save_seconds=0.3 if is_disturbed else 1e9
+        )
+        if is_disturbed:
+            in_a_save = len(statuses) % 3 == 0 and number == signal.SIGKILL
+            in_saves += disturb(
+                process, folder / "disturbed" / "checkpoint", random, number, in_a_save
+            )
+        statuses.append(process.wait())
+    disturbances = sum(status != 0 for status in statuses)
+    print(f"{disturbances} times disturbed, {in_saves} times in a save: {statuses}")
+    whole, texts = results_of(folder / "whole")
+    disturbed, other_texts = results_of(folder / "disturbed")
+    assert whole.keys() == disturbed.keys() and texts == other_texts
+    for name in whole:
+        np.testing.assert_array_equal(whole[name], disturbed[name], name)
+    return statuses, in_saves
+
+
+@pytest.mark.slow
+def test_a_run_killed_twenty_times_ends_as_if_undisturbed(drawn, tmp_path):
+    statuses, in_saves = compare_disturbed_with_undisturbed(
+        drawn, tmp_path, signal.SIGKILL, times=20, epochs=12
+    )
+    assert statuses.count(-signal.SIGKILL) == 20 and statuses[-1] == 0 and in_saves >= 3
+
+
+@pytest.mark.slow
+def test_a_run_terminated_five_times_ends_as_if_undisturbed(drawn, tmp_path):
+    statuses, _ = compare_disturbed_with_undisturbed(
+        drawn, tmp_path, signal.SIGTERM, times=5, epochs=4
+    )
+    assert statuses == [143] * 5 + [0]
+
+
+@needs_jax
+@pytest.mark.slow
+def test_a_run_on_jax_killed_five_times_ends_as_if_undisturbed(drawn, tmp_path):
+    statuses, _ = compare_disturbed_with_undisturbed(
+        drawn, tmp_path, signal.SIGKILL, times=5, epochs=4, environment={"KERAS_BACKEND": "jax"}
+    )
+    assert statuses == [-signal.SIGKILL] * 5 + [0]

@@ -1,0 +1,71 @@
+"""Each trial changes what it says."""
+
+import csv
+import importlib.util
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.special
+
+import checkpoint
+import main
+import vgg_weights
+from datasets import VOID
+from tests.by_hand import losses_by_hand, patchwork_labels, weights_by_hand
+from tests.small import HERE, small_network
+
+
+@pytest.fixture
+def trials(monkeypatch):
+    monkeypatch.syspath_prepend(HERE / "docs")
+    return importlib.import_module("trials")
+
+
+def test_each_trial_changes_what_is_there_and_trains(trials, random):
+    pictures = random.integers(0, 256, (2, 32, 64, 3), dtype=np.uint8)
+    labels = random.choice([0, 1, VOID], (2, 32, 64)).astype(np.uint8)
+    for name, changes in trials.TRIALS.items():
+        with pytest.MonkeyPatch.context() as patch:
+            for place, value in changes.items():
+                patch.setattr(place, value)  # fails where there is no such place
+            trainer = main.optimize(small_network(), 1e-3, 10)
+            losses = [float(trainer.train_on_batch(pictures, labels)) for _ in range(2)]
+        assert np.isfinite(losses).all(), name
+
+
+def test_the_losses_on_trial_weigh_what_they_say(trials, random):
+    """Against sums over pixels; Dice adds 1 everywhere."""
+    labels = patchwork_labels(12, 16)[:1]
+    logits = random.normal(size=(1, 12, 16, 3)).astype(np.float32)
+    shares = np.array([(labels == label).mean() for label in labels.flat]).reshape(labels.shape)
+    is_valid = labels != VOID
+    for name, weights in (("no-boundaries", is_valid), ("balanced", is_valid / shares)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("main.pixel_weights", trials.TRIALS[name]["main.pixel_weights"])
+            found = main.picture_loss(labels, logits)
+        np.testing.assert_allclose(found, losses_by_hand(weights, labels, logits), rtol=1e-5)
+    answer = scipy.special.softmax(logits, axis=-1)
+    dices = [
+        (2 * answer[labels == index][:, index].sum() + 1)
+        / (answer[is_valid][:, index].sum() + (labels == index).sum() + 1)
+        for index in range(3)
+    ]
+    (found,) = trials.TRIALS["dice"].values()
+    expected = losses_by_hand(weights_by_hand(labels), labels, logits) + 1 - np.mean(dices)
+    np.testing.assert_allclose(found(labels, logits), expected, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_classic_recipe_trains_all_layers_at_a_constant_rate(drawn, tmp_path):
+    subprocess.run(
+        [sys.executable, "docs/trials.py", "classic", "--dataset", "kitti", "--data-dir",
+         drawn, "--runs-dir", tmp_path, "--run", "classic", "--image-shape", "32", "96",
+         "--limit", "4", "--epochs", "2"], check=True, cwd=HERE, capture_output=True,
+    )  # fmt: skip
+    rows = csv.DictReader((tmp_path / "classic" / "log.csv").open())
+    assert [float(row["learning_rate"]) for row in rows] == pytest.approx([1e-4, 1e-4])
+    weights = vgg_weights.read(str(tmp_path / "classic" / checkpoint.BEST), tmp_path)
+    for name, (kernel, _) in vgg_weights.read("conv", HERE / "data").items():
+        assert not np.array_equal(weights[name][0], kernel), name

@@ -1,0 +1,221 @@
+"""Videos come out frame for frame, each at its own time."""
+
+import fractions
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+import datasets
+import scenes
+import video
+from tests.small import HERE, run_predict, write_video
+
+
+def read_video(path):
+    """Return (times in seconds, frames, average rate) with PyAV."""
+    with av.open(str(path)) as container:
+        rate = container.streams.video[0].average_rate
+        frames = list(container.decode(video=0))
+    grey = frames[0].format.name == "gray"
+    pictures = [frame.to_ndarray(format="gray" if grey else "rgb24") for frame in frames]
+    return [frame.time for frame in frames], pictures, float(rate)
+
+
+def test_a_frame_of_a_video_is_predicted_as_the_same_picture(trained, frames, tmp_path):
+    """All frames, in their order, size and rate; masks and probabilities without any loss."""
+    kinds, out = ("overlay", "mask", "probability"), tmp_path / "out"
+    write_video(tmp_path / "film.mkv", frames, rate=10)
+    for number, picture in enumerate(frames):
+        Image.fromarray(picture).save(tmp_path / f"p{number:02d}.png")
+    assert run_predict(trained, tmp_path, "--output", out, "--save", *kinds) == 0
+    endings = {"overlay": "mp4", "mask": "mkv", "probability": "mkv"}
+    for kind, ending in endings.items():
+        times, pictures, rate = read_video(out / f"film_{kind}.{ending}")
+        np.testing.assert_allclose(times, np.arange(12) / 10, atol=1e-3)
+        assert rate == pytest.approx(10, rel=0.01) and len(pictures) == 12
+        for number, picture in enumerate(pictures):
+            still = np.asarray(Image.open(out / f"p{number:02d}_{kind}.png"))
+            if kind == "overlay":  # compressed; other frames are some 60 away
+                assert picture.shape == still.shape == (31, 45, 3)
+                assert np.abs(picture.astype(int) - still).mean() < 10
+            else:
+                np.testing.assert_array_equal(picture, still)
+
+
+def test_frames_of_another_size_get_the_size_of_the_first(frames, tmp_path):
+    """Without mixing classes."""
+    film = video.Video(write_video(tmp_path / "film.mkv", frames))
+    decoded = list(film)[:2]
+    with video.LOSSLESS_GREY.writing(tmp_path / "mask.mkv", film) as write:
+        for frame, shape in zip(decoded, ((30, 40), (60, 80)), strict=True):
+            mask = np.zeros(shape, np.uint8)
+            mask[:, shape[1] // 2 :] = 9
+            write(video.LOSSLESS_GREY.encode(mask), frame)
+    _, pictures, _ = read_video(tmp_path / "mask.mkv")
+    np.testing.assert_array_equal(pictures[0], pictures[1])
+
+
+def test_an_overlay_keeps_pixels_that_are_not_square(trained, frames, tmp_path):
+    """As players stretch the film, so they stretch what is made of it."""
+    ratio = fractions.Fraction(4, 3)
+    write_video(tmp_path / "film.mp4", frames, codec="mpeg4", pixel_shape=ratio)
+    assert run_predict(trained, tmp_path / "film.mp4", "--output", tmp_path) == 0
+    for name in ("film.mp4", "film_overlay.mp4"):
+        with av.open(str(tmp_path / name)) as container:
+            assert container.streams.video[0].sample_aspect_ratio == ratio
+
+
+def test_players_learn_which_colours_an_overlay_has(trained, frames, tmp_path):
+    """Those of BT.709, which FFmpeg numbers 1, in the limited range; or red would be off."""
+    write_video(tmp_path / "film.mkv", frames)
+    assert run_predict(trained, tmp_path / "film.mkv", "--output", tmp_path) == 0
+    with av.open(str(tmp_path / "film_overlay.mp4")) as container:
+        frame = next(container.decode(video=0))
+    assert (frame.colorspace, frame.color_primaries, frame.color_range) == (1, 1, 1)
+
+
+def test_frames_keep_their_times_where_these_are_uneven(trained, frames, tmp_path):
+    times = [0, 40, 80, 700, 720, 760, 1500, 1501, 1600, 1700, 1800, 2500]
+    even = [np.ascontiguousarray(frame[:30, :44]) for frame in frames]
+    write_video(tmp_path / "film.mp4", even, codec="libx264", times=times)
+    assert run_predict(trained, tmp_path, "--output", tmp_path / "out") == 0
+    found, pictures, _ = read_video(tmp_path / "out" / "film_overlay.mp4")
+    np.testing.assert_allclose(found, np.array(times) / 1000, atol=1e-3)
+    assert pictures[0].shape == (30, 44, 3)
+
+
+@pytest.mark.parametrize(("rotation", "corner"), [(90, "lower left"), (-90, "upper right"),
+                                                  (180, "lower right")])  # fmt: skip
+def test_a_video_is_turned_as_the_camera_was_held(rotation, corner, tmp_path):
+    """Its bright upper left corner comes where FFmpeg's counter-clockwise angle brings it."""
+    frame = np.zeros((32, 48, 3), np.uint8)
+    frame[:8, :8] = 255
+    path = write_video(tmp_path / "a.mp4", [frame] * 3, codec="libx264", rotation=rotation)
+    picture = video.Video.read(next(iter(video.Video(path))))
+    assert picture.shape == ((32, 48, 3) if rotation == 180 else (48, 32, 3))
+    rows, columns = corner.split()
+    row = {"upper": 2, "lower": -3}[rows]
+    column = {"left": 2, "right": -3}[columns]
+    assert picture[row, column].min() > 200 and np.median(picture) < 20
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("mkv", "libx264"), ("avi", "mpeg4")])
+def test_of_a_video_that_was_cut_off_all_that_is_there_is_done(
+    suffix, codec, trained, random, tmp_path, capsys
+):
+    frames = [random.integers(0, 256, (32, 48, 3), dtype=np.uint8) for _ in range(40)]
+    path = write_video(tmp_path / f"cut.{suffix}", frames, codec=codec)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    Image.fromarray(frames[0]).save(tmp_path / "good.png")
+    assert run_predict(trained, tmp_path, "--output", tmp_path / "out") == 1
+    assert re.search(rf"cut.{suffix}: cut off after .* of [24].0 seconds", capsys.readouterr().err)
+    assert 5 < len(read_video(tmp_path / "out" / "cut_overlay.mp4")[1]) < 40
+    assert (tmp_path / "out" / "good_overlay.png").is_file()
+
+
+def test_a_damaged_place_costs_some_frames(random, tmp_path):
+    frames = [random.integers(0, 256, (32, 48, 3), dtype=np.uint8) for _ in range(40)]
+    path = write_video(tmp_path / "a.mkv", frames, codec="libx264")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 900] = bytes(900)
+    path.write_bytes(content)
+    seen = []
+    with pytest.raises(datasets.UserError, match="damaged in"):
+        for frame in video.Video(path):
+            seen.append(frame.pts)
+    assert 20 < len(seen) <= 40 and seen == sorted(set(seen))
+
+
+WHITE = [np.full((32, 32, 3), 255, np.uint8)] * 3
+
+
+def blank_frames(whole, path):
+    """Write a video whose head is good and whose frames are all zeros."""
+    content = bytearray(whole.read_bytes())
+    start, end = content.index(b"mdat") + 4, content.index(b"moov") - 4
+    content[start:end] = bytes(end - start)
+    path.write_bytes(content)
+    whole.unlink()
+
+
+@pytest.mark.parametrize("make", [
+    lambda path: path.write_bytes(b""),
+    lambda path: path.write_text("no video at all"),
+    lambda path: write_video(path, [], shape=(32, 32)),
+    lambda path: write_video(path, [np.zeros((8, 8, 3), np.uint8)]).write_bytes(
+        path.read_bytes()[:200]),
+    lambda path: blank_frames(write_video(path.with_suffix(".mp4"), WHITE, codec="libx264"), path),
+], ids=["empty", "words", "no frames", "header alone", "blank"])  # fmt: skip
+def test_a_video_without_a_frame_is_named_and_leaves_nothing(make, trained, tmp_path, capsys):
+    make(tmp_path / "a.mkv")
+    assert run_predict(trained, tmp_path / "a.mkv", "--output", tmp_path / "out") == 1
+    assert "a.mkv: " in capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
+    assert not list((tmp_path / "out").rglob("*"))
+
+
+def test_a_moving_gif_is_a_video(trained, frames, tmp_path):
+    pictures = [Image.fromarray(frame) for frame in frames]
+    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=200)
+    assert run_predict(trained, tmp_path / "a.gif", "--output", tmp_path) == 0
+    times, _, _ = read_video(tmp_path / "a_overlay.mp4")
+    np.testing.assert_allclose(times, 0.2 * np.arange(12), atol=1e-3)
+
+
+def test_a_camera_is_read_and_one_that_is_not_there_gives_one_line(
+    trained, tmp_path, monkeypatch, capsys
+):
+    picture = "testsrc=size=64x48:rate=10:duration={}"
+    monkeypatch.setattr(video, "CAMERAS", {"Linux": ("lavfi", picture)})
+    monkeypatch.setattr(video.platform, "system", lambda: "Linux")
+    assert run_predict(trained, "camera:2", "--output", tmp_path) == 0
+    assert len(read_video(tmp_path / "camera_2_overlay.mp4")[1]) == 20
+    monkeypatch.undo()
+    assert run_predict(trained, "camera:98", "--output", tmp_path / "out") == 1
+    assert "camera:98" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_ctrl_c_leaves_a_video_that_can_be_played(trained, random, tmp_path):
+    frames = [random.integers(0, 256, (32, 48, 3), dtype=np.uint8)] * 3000
+    film = write_video(tmp_path / "film.mkv", frames)
+    command = [sys.executable, HERE / "predict.py", trained, film, "--output", tmp_path / "out"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        partial = tmp_path / "out" / "partial.film_overlay.mp4"
+        while process.poll() is None and not (partial.is_file() and partial.stat().st_size):
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        output = process.stdout.read().decode()
+    assert process.returncode == 130 and "Traceback" not in output
+    assert 0 < len(read_video(tmp_path / "out" / "film_overlay.mp4")[1]) < 3000
+    assert not partial.exists()
+
+
+@pytest.mark.slow
+def test_a_long_video_takes_no_more_memory_than_a_short_one(trained, tmp_path):
+    """20 seconds of 1080p beside two of it: every frame is there, the peak is the same."""
+    scene = scenes.draw_scene("um", 0, shape=(1200, 2040)).picture
+    places = [round(60 + 60 * np.sin(number / 50)) for number in range(500)]
+    peaks = []
+    for count in (50, 500):
+        path = write_video(
+            tmp_path / f"{count}.mp4",
+            (scene[place : place + 1080, place : place + 1920] for place in places[:count]),
+            rate=25, codec="libx264", shape=(1080, 1920),
+        )  # fmt: skip
+        script = (
+            "import predict, resource, sys; status = predict.run(sys.argv[1:]);"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(status)"
+        )
+        command = [sys.executable, "-c", script, trained, path, "--output", tmp_path]
+        done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout.split()[-1]) * 1024)
+        with av.open(str(tmp_path / f"{count}_overlay.mp4")) as container:
+            stream = container.streams.video[0]
+            assert (stream.frames, stream.width, stream.height) == (count, 1920, 1080)
+    assert peaks[1] < peaks[0] + 100e6, peaks
