@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import json
 import subprocess
 import sys
 
@@ -55,6 +56,31 @@ def test_the_losses_on_trial_weigh_what_they_say(trials, random):
     (found,) = trials.TRIALS["dice"].values()
     expected = losses_by_hand(weights_by_hand(labels), labels, logits) + 1 - np.mean(dices)
     np.testing.assert_allclose(found(labels, logits), expected, rtol=1e-5)
+
+
+def test_the_table_of_trials_compares_the_same_seeds(tmp_path):
+    """Means and differences by hand; what all command lines share is not told."""
+    folders = []
+    for name, seed, scores, losses in (
+        ("unchanged", 0, (80, 90), (0.3, 0.1)), ("unchanged", 1, (92, 91), (0.2, 0.4)),
+        ("dice", 1, (50, 93), (0.5, 0.04)), ("dice", 2, (95, 94), (0.06, 0.6)),
+    ):  # fmt: skip
+        folders.append(tmp_path / f"{name}-{seed}")
+        folders[-1].mkdir()
+        command_line = ["docs/trials.py", name, "--epochs", "2", "--seed", str(seed),
+                        "--run", folders[-1].name]  # fmt: skip
+        settings = {"seed": seed, "command_line": command_line}
+        (folders[-1] / "settings.json").write_text(json.dumps(settings))
+        rows = [f"{loss},{score},45" for loss, score in zip(losses, scores, strict=True)]
+        (folders[-1] / "log.csv").write_text("\n".join(["val_loss,val_max_f,seconds", *rows]))
+    command = [sys.executable, HERE / "docs" / "trial_table.py", *folders]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert printed.splitlines()[2:] == [
+        "| `dice` | 1: 93.0, 2: 95.0 | 94.0 | +1.0 | 0.050 | 1.5 |",
+        "| `unchanged` | 0: 90.0, 1: 92.0 | 91.0 |  | 0.150 | 1.5 |",
+    ]
+    wrong = subprocess.run([*command, tmp_path], capture_output=True, text=True)
+    assert wrong.returncode == 2 and "settings.json" in wrong.stderr
 
 
 @pytest.mark.slow
