@@ -2,46 +2,49 @@
 
     .venv/bin/python docs/trial_table.py RUN [RUN ...]     folders that docs/trials.py filled
 
-A row is what was trained with the same names and flags; those that all runs share are left out.
-F1 is that of the best epoch; the difference is to `unchanged`, over the seeds that both have.
+A row is what was trained with the same names and flags; flags that all runs share are left out.
+The score is the best epoch's F1, or mean IoU where there are more than two classes; the difference
+is to `unchanged`, over the seeds that both have.
 """
 
 import argparse
 import csv
+import itertools
 import json
 from pathlib import Path
 from statistics import mean
 
 NOT_COMPARED = ("--data-dir", "--runs-dir", "--run", "--seed")
-HEAD = ("trial", "F1 of seeds", "mean", "difference", "validation loss, the least", "minutes")
+HEAD = ("trial", "score of seeds", "mean", "difference", "validation loss, the least", "minutes")
 WITHOUT = "unchanged"
 
 
 def read_run(folder):
     """Read what a run was and what came out.
 
-    Returns (the words of its command line that are compared, its seed, {name: number}).
+    Returns (its trial, the flags that are compared, its seed, {name: number}).
     """
     settings = json.loads((folder / "settings.json").read_text())
     parser = argparse.ArgumentParser(allow_abbrev=False)
     for flag in NOT_COMPARED:
         parser.add_argument(flag)
     _, words = parser.parse_known_args(settings["command_line"][1:])
+    names = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
     with (folder / "log.csv").open() as log:
         rows = list(csv.DictReader(log))
-    return words, settings["seed"], {
-        "F1": max(float(row["val_max_f"]) for row in rows),
+    return " ".join(names) or WITHOUT, words[len(names) :], settings["seed"], {
+        "score": max(float(row["val_max_f"] or row["val_iou"]) for row in rows),
         "loss": min(float(row["val_loss"]) for row in rows),
         "minutes": sum(float(row["seconds"]) for row in rows) / 60,
     }  # fmt: skip
 
 
 def group_runs(runs):
-    """Group runs of `read_run` by the words that not all of them have: {trial: {seed: numbers}}."""
-    shared = set.intersection(*(set(words) - {WITHOUT} for words, _, _ in runs))
+    """Group runs of `read_run` by trial and flags that not all have: {name: {seed: numbers}}."""
+    shared = set.intersection(*(set(flags) for _, flags, _, _ in runs))
     trials = {}
-    for words, seed, numbers in runs:
-        name = " ".join(word for word in words if word not in shared) or WITHOUT
+    for trial, flags, seed, numbers in runs:
+        name = " ".join([trial, *(word for word in flags if word not in shared)])
         trials.setdefault(name, {})[seed] = numbers
     return trials
 
@@ -50,13 +53,13 @@ def lay_out(trials):
     """Yield the lines of the table of `group_runs`, in Markdown, the best first."""
     reference = trials.get(WITHOUT, {})
     yield from (f"| {' | '.join(cells)} |" for cells in (HEAD, ["---"] * len(HEAD)))
-    order = sorted(trials.items(), key=lambda trial: -average(trial[1], "F1"))
+    order = sorted(trials.items(), key=lambda trial: -average(trial[1], "score"))
     for name, seeds in order:
-        scores = [f"{seed}: {seeds[seed]['F1']:.1f}" for seed in sorted(seeds)]
+        scores = [f"{seed}: {seeds[seed]['score']:.1f}" for seed in sorted(seeds)]
         shared = seeds.keys() & reference.keys()
-        gains = [seeds[seed]["F1"] - reference[seed]["F1"] for seed in shared]
+        gains = [seeds[seed]["score"] - reference[seed]["score"] for seed in shared]
         cells = (
-            f"`{name}`", ", ".join(scores), f"{average(seeds, 'F1'):.1f}",
+            f"`{name}`", ", ".join(scores), f"{average(seeds, 'score'):.1f}",
             f"{mean(gains):+.1f}" if gains and name != WITHOUT else "",
             f"{average(seeds, 'loss'):.3f}", f"{average(seeds, 'minutes'):.1f}",
         )  # fmt: skip
