@@ -11,6 +11,7 @@ Here stand those of the network, layer by layer; the others in tests/.
 """
 
 import csv
+import functools
 import os
 import subprocess
 import sys
@@ -37,7 +38,6 @@ from tests.small import (
     NARROW_BLOCKS,
     REAL_SAMPLES,
     SMALL_BLOCKS,
-    imagenet_vgg,
     needs_jax,
     one_batch,
     set_small_scores,
@@ -46,6 +46,11 @@ from tests.small import (
 )
 
 # --- VGG16 ----------------------------------------------------------------------------------------
+
+
+@functools.cache
+def imagenet_vgg():
+    return main.load_vgg(vgg_weights.read("conv", HERE / "data"))
 
 
 def test_load_vgg(random):

@@ -5,7 +5,6 @@
 
 import argparse
 import base64
-import csv
 import html
 import json
 import string
@@ -28,8 +27,7 @@ def write(folder):
     settings, metrics = (_read(folder / f"{name}.json") for name in ("settings", "metrics"))
     # A run that goes on for more epochs has lost its scores, and the pictures that belong to them.
     shown = _read(folder / "report" / "report.json") if metrics else {}
-    log = folder / "log.csv"
-    rows = list(csv.DictReader(log.open(encoding="utf-8"))) if log.is_file() else []
+    rows = run_folder.read_log(folder)
     template = string.Template((HERE / "report_template.html").read_text(encoding="utf-8"))
     page = template.substitute(
         title=_text(f"{_title(settings)}: {folder.absolute().name}"),

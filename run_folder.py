@@ -1,6 +1,7 @@
 """The run folder: its name, its lock and its settings; files written whole or not at all."""
 
 import contextlib
+import csv
 import itertools
 import json
 import os
@@ -59,6 +60,12 @@ def earlier_settings(folder):
     """Read a run's settings.json. Returns a dict, empty for a run that has none yet."""
     path = folder / "settings.json"
     return read_json(path) if path.is_file() else {}
+
+
+def read_log(folder):
+    """Read a run's log.csv. Returns its rows, dicts of text: none before the first epoch."""
+    path = folder / "log.csv"
+    return list(csv.DictReader(path.open(encoding="utf-8"))) if path.is_file() else []
 
 
 def is_finished(folder, settings):

@@ -8,11 +8,15 @@ is to `unchanged`, over the seeds that both have.
 """
 
 import argparse
-import csv
 import itertools
-import json
+import sys
 from pathlib import Path
 from statistics import mean
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import run_folder
+from datasets import UserError
 
 NOT_COMPARED = ("--data-dir", "--runs-dir", "--run", "--seed")
 HEAD = ("trial", "score of seeds", "mean", "difference", "validation loss, the least", "minutes")
@@ -22,16 +26,16 @@ WITHOUT = "unchanged"
 def read_run(folder):
     """Read what a run was and what came out.
 
-    Returns (its trial, the flags that are compared, its seed, {name: number}).
+    Returns (its trial, the flags that are compared, its seed, {name: number}). Raises UserError.
     """
-    settings = json.loads((folder / "settings.json").read_text())
+    settings, rows = run_folder.read_json(folder / "settings.json"), run_folder.read_log(folder)
+    if not rows:
+        raise UserError(f"{folder}: its log.csv has no epoch yet")
     parser = argparse.ArgumentParser(allow_abbrev=False)
     for flag in NOT_COMPARED:
         parser.add_argument(flag)
     _, words = parser.parse_known_args(settings["command_line"][1:])
     names = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
-    with (folder / "log.csv").open() as log:
-        rows = list(csv.DictReader(log))
     return " ".join(names) or WITHOUT, words[len(names) :], settings["seed"], {
         "score": max(float(row["val_max_f"] or row["val_iou"]) for row in rows),
         "loss": min(float(row["val_loss"]) for row in rows),
@@ -73,9 +77,9 @@ def average(seeds, what):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
     try:
-        found = [read_run(folder) for folder in parser.parse_args().runs]
-    except (OSError, ValueError, KeyError) as error:
-        parser.error(f"no run of docs/trials.py with an epoch in its log: {error}")
+        found = [read_run(run_folder.find_run(name)) for name in parser.parse_args().runs]
+    except UserError as error:
+        parser.error(error)
     print(*lay_out(group_runs(found)), sep="\n")

@@ -1,6 +1,5 @@
 """Small networks, pictures and runs, and what the tests do with them."""
 
-import dataclasses
 import fractions
 import functools
 import importlib.util
@@ -12,13 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import download
 import export
 import main
 import metrics
 import predict
 import scoring
-import vgg_weights
 from datasets import DATASETS, VOID
 from main import keras
 
@@ -54,11 +51,6 @@ def error_line(capsys):
         if line.strip() and not line.startswith(("checking: ", "unpacking ", "scoring: "))
     ]  # fmt: skip
     return line
-
-
-@functools.cache
-def imagenet_vgg():
-    return main.load_vgg(vgg_weights.read("conv", HERE / "data"))
 
 
 def needs_jax(test):
@@ -152,13 +144,6 @@ def zip_of(entries, path):
         for name, content in entries:
             archive.writestr(name, content)
     return path
-
-
-def unreachable(monkeypatch):
-    """Point every download at a port where nobody listens."""
-    monkeypatch.setattr(download, "ATTEMPTS", 1)
-    nowhere = dataclasses.replace(KITTI.remote, url="http://127.0.0.1:9/none.zip")
-    monkeypatch.setitem(DATASETS, "kitti", dataclasses.replace(KITTI, remote=nowhere))
 
 
 def run_camvid(data_dir):

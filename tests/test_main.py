@@ -1,5 +1,6 @@
 """The program as a whole, on every data set."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 import datasets
+import download
 import evaluate
 import helper
 import main
@@ -20,7 +22,7 @@ import metrics
 import scenes
 import stopping
 from datasets import DATASETS, VOID
-from tests.small import HERE, error_line, needs_jax, run_camvid, run_main, run_predict, unreachable
+from tests.small import HERE, KITTI, error_line, needs_jax, run_camvid, run_main, run_predict
 
 
 def stop_at_once(*_):
@@ -240,6 +242,13 @@ def test_the_program_runs_on_jax(drawn, tmp_path):
     assert len(list((tmp_path / "jax" / "pictures").iterdir())) == 3
     settings = json.loads((tmp_path / "jax" / "settings.json").read_text())
     assert settings["backend"] == "jax"
+
+
+def unreachable(monkeypatch):
+    """Point every download at a port where nobody listens."""
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    nowhere = dataclasses.replace(KITTI.remote, url="http://127.0.0.1:9/none.zip")
+    monkeypatch.setitem(DATASETS, "kitti", dataclasses.replace(KITTI, remote=nowhere))
 
 
 def test_a_data_set_asked_for_is_that_or_an_error(tmp_path, monkeypatch, capsys):

@@ -32,7 +32,6 @@ def test_each_trial_changes_what_is_there_and_trains(trials, random):
             for place, value in changes.items():
                 patch.setattr(place, value)  # fails where there is no such place
             trainer = main.optimize(small_network(), 1e-3, 10)
-            trainer.run_eagerly = True  # or each would be compiled
             losses = [float(trainer.train_on_batch(pictures, labels)) for _ in range(2)]
         assert np.isfinite(losses).all(), name
 
