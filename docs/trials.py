@@ -30,6 +30,7 @@ LEAST_SHARE = 0.01  # of a picture, that a class counts as having
 MOST_CLASSES = 32
 HOLES, HOLE_SHARES = 3, (0.1, 0.4)  # rectangles; of the picture's height and width
 SHADOWS, SHADOW_LIGHT = 3, (0.2, 0.8)  # what each leaves of the light
+BRIGHTNESS, CONTRAST, SATURATION = (-30.0, 30.0), (0.7, 1.4), (0.6, 1.4)  # added; factors
 
 
 # --- optimizer ------------------------------------------------------------------------------------
@@ -98,6 +99,14 @@ def cast_shadows(picture, random):
         light = np.where(sides[0] & sides[1], random.uniform(*SHADOW_LIGHT), 1.0)
         picture = (picture * light[..., None]).astype(np.uint8)
     return picture
+
+
+def change_light(picture, random):
+    """Change brightness, contrast and saturation of the whole picture."""
+    grey = picture.mean(axis=-1, keepdims=True)
+    coloured = grey + random.uniform(*SATURATION) * (picture - grey)
+    lit = 128 + random.uniform(*CONTRAST) * (coloured - 128) + random.uniform(*BRIGHTNESS)
+    return lit.clip(0, 255).astype(np.uint8)
 
 
 def read_as_exercise(true_read, sample, data_set, shape=None):
@@ -194,6 +203,13 @@ TRIALS = {
     "wide": {"main.convolution": functools.partial(replace_fc6, {"dilation_rate": (1, 2)})},
     "no-pool-dropout": NO_POOL_DROPOUT,
     "no-augmentation": {"helper.augment": as_they_are},
+    "gentle": {"augmentation.ZOOM": (0.8, 1.3), "augmentation.STRETCH": (1 / 1.2, 1.2),
+               "augmentation.LEAN": (-0.07, 0.07), "augmentation.SHIFT": (-0.05, 0.05),
+               "augmentation.ROTATION_DEGREES": (-2.5, 2.5)},
+    "strong": {"augmentation.ZOOM": (0.4, 2.5), "augmentation.STRETCH": (1 / 2, 2.0),
+               "augmentation.LEAN": (-0.3, 0.3), "augmentation.SHIFT": (-0.2, 0.2),
+               "augmentation.ROTATION_DEGREES": (-10.0, 10.0)},
+    "light": {"helper.augment": functools.partial(changed_after, helper.augment, change_light)},
     "mirrored": {"helper.augment": functools.partial(half_mirrored, helper.augment)},
     "holes": {"helper.augment": functools.partial(changed_after, helper.augment, hide_pieces)},
     "shadows": {"helper.augment": functools.partial(changed_after, helper.augment, cast_shadows)},
