@@ -9,6 +9,7 @@ is to `unchanged`, over the seeds that both have.
 
 import argparse
 import itertools
+import math
 import sys
 from pathlib import Path
 from statistics import mean
@@ -54,20 +55,27 @@ def group_runs(runs):
 
 
 def lay_out(trials):
-    """Yield the lines of the table of `group_runs`, in Markdown, the best first."""
+    """Yield the lines of the table of `group_runs`, in Markdown, the largest difference first."""
     reference = trials.get(WITHOUT, {})
+    gains = {name: gain(seeds, reference) for name, seeds in trials.items()}
     yield from (f"| {' | '.join(cells)} |" for cells in (HEAD, ["---"] * len(HEAD)))
-    order = sorted(trials.items(), key=lambda trial: -average(trial[1], "score"))
-    for name, seeds in order:
+    for name in sorted(trials, key=lambda name: (-gains[name], -average(trials[name], "score"))):
+        seeds = trials[name]
         scores = [f"{seed}: {seeds[seed]['score']:.1f}" for seed in sorted(seeds)]
-        shared = seeds.keys() & reference.keys()
-        gains = [seeds[seed]["score"] - reference[seed]["score"] for seed in shared]
+        is_compared = name != WITHOUT and gains[name] > -math.inf
         cells = (
             f"`{name}`", ", ".join(scores), f"{average(seeds, 'score'):.1f}",
-            f"{mean(gains):+.1f}" if gains and name != WITHOUT else "",
+            f"{gains[name]:+.1f}" if is_compared else "",
             f"{average(seeds, 'loss'):.3f}", f"{average(seeds, 'minutes'):.1f}",
         )  # fmt: skip
         yield f"| {' | '.join(cells)} |"
+
+
+def gain(seeds, reference):
+    """The mean difference of the scores over the seeds that both have; without any, -infinity."""
+    shared = seeds.keys() & reference.keys()
+    differences = [seeds[seed]["score"] - reference[seed]["score"] for seed in shared]
+    return mean(differences) if differences else -math.inf
 
 
 def average(seeds, what):

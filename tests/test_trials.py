@@ -64,6 +64,8 @@ def test_the_table_of_trials_compares_the_same_seeds(tmp_path):
     for name, seed, scores, losses in (
         ("unchanged", 0, (80, 90), (0.3, 0.1)), ("unchanged", 1, (92, 91), (0.2, 0.4)),
         ("dice", 1, (50, 93), (0.5, 0.04)), ("dice", 2, (95, 94), (0.06, 0.6)),
+        ("wide", 0, (89, 88), (0.2, 0.1)), ("light", 3, (99, 98), (0.2, 0.1)),
+        ("gentle", 1, (91.5, 9), (0.2, 0.1)),
     ):  # fmt: skip
         folders.append(tmp_path / f"{name}-{seed}")
         folders[-1].mkdir()
@@ -79,6 +81,9 @@ def test_the_table_of_trials_compares_the_same_seeds(tmp_path):
     assert printed.splitlines()[2:] == [
         "| `dice` | 1: 93.0, 2: 95.0 | 94.0 | +1.0 | 0.050 | 1.5 |",
         "| `unchanged` | 0: 90.0, 1: 92.0 | 91.0 |  | 0.150 | 1.5 |",
+        "| `gentle` | 1: 91.5 | 91.5 | -0.5 | 0.100 | 1.5 |",
+        "| `wide` | 0: 89.0 | 89.0 | -1.0 | 0.100 | 1.5 |",
+        "| `light` | 3: 99.0 | 99.0 |  | 0.100 | 1.5 |",
     ]
     wrong = subprocess.run([*command, tmp_path], capture_output=True, text=True)
     assert wrong.returncode == 2 and "settings.json" in wrong.stderr
