@@ -188,6 +188,7 @@ TRIALS = {
         "main.AVERAGED_SHARE": 0.0,
     },
     "all-trained": {"main.FROZEN": ()},
+    "block-1-frozen": {"main.FROZEN": ("block1",)},
     "slow-vgg": {"optimizer.RATE_FACTORS": optimizer.RATE_FACTORS | dict.fromkeys(VGG_LAYERS, 0.3)},
     "one-rate": {"optimizer.RATE_FACTORS": {}},
     "constant-rate": {"main.CosineOfSteps": Constant},
