@@ -61,7 +61,7 @@ class Dataset:
     find: Callable[[Path], tuple[list[Sample], list[Sample]]]  # -> labelled, testing
     split: Callable[[list[Sample], int], tuple[list[Sample], list[Sample]]]
     image_shape: tuple[int, int]  # the default (height, width) in the network, pixels
-    epochs: int  # the default
+    epochs: int  # the default on processors
     # Whether training sees mirror images too. Where traffic keeps to the right, its side says what
     # asphalt belongs to the road: the opposite carriageway lies left, tracks and yards right.
     mirrored: bool = True

@@ -23,10 +23,15 @@ WORTH_ROUNDING = 1.3  # times as fast a product in bfloat16 has to be
 ROUNDS, ROUND_SECONDS = 3, 0.15  # of that comparison
 
 
+def device_kind():
+    """Return what the network computes on: "cpu", "gpu" or "tpu"."""
+    return keras.distribution.list_devices()[0].split(":")[0]
+
+
 def warn_about_idle_gpu():
     """Say so when this machine has an NVIDIA GPU that Keras can't use."""
     has_gpu = shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").exists()
-    if has_gpu and keras.distribution.list_devices()[0].startswith("cpu"):
+    if has_gpu and device_kind() == "cpu":
         packages = {"tensorflow": "tensorflow[and-cuda]", "jax": "jax[cuda]"}
         backend = keras.backend.backend()
         helper.say(
@@ -37,7 +42,7 @@ def warn_about_idle_gpu():
 
 def device_names(count):
     """Say what the network computes on; count: of devices."""
-    kind = keras.distribution.list_devices()[0].split(":")[0]
+    kind = device_kind()
     if kind == "cpu" and count == 1:
         return f"{os.cpu_count()} processor cores"
     return f"{count} {kind.upper()}{'s' if count > 1 else ''}"

@@ -348,7 +348,7 @@ def run(settings, stopping):
         lambda: vgg_weights.read(settings["vgg"], Path(settings["data_dir"]))
     )
     with contextlib.ExitStack() as lock, team.scope():
-        folder, decided = team.from_first(lambda: preparation.open_folder(settings, lock))
+        folder, decided = team.from_first(lambda: preparation.open_folder(settings, lock, data_set))
         folder = Path(folder)
         if not decided:
             return folder

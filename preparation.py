@@ -10,7 +10,11 @@ import devices
 import helper
 import run_folder
 from datasets import spread
-from engine import device_names, expected_seconds, faster_precision, keras
+from engine import device_kind, device_names, expected_seconds, faster_precision, keras
+
+# Of a data set's epochs, which are what processors have time for: the last of the quality comes
+# slowly (docs/experiments.md).
+GPU_EPOCHS_FACTOR = 3
 
 
 def complete_settings(settings):
@@ -27,7 +31,6 @@ def complete_settings(settings):
         "dataset_asked_for": settings.dataset,
         "classes": list(data_set.classes),
         "image_shape": list(settings.image_shape or data_set.image_shape),
-        "epochs": settings.epochs or data_set.epochs,
         "backend": keras.backend.backend(),
         "versions": {"python": platform.python_version()}
         | {name: metadata.version(name) for name in packages},
@@ -53,20 +56,30 @@ def choose_pictures(data_set, root, settings):
     return parts
 
 
-def open_folder(settings, lock):
-    """Open the run's folder. lock: ExitStack that then keeps other processes away from it.
+def default_epochs(data_set):
+    """Return how often each picture is seen if nobody says how often: what there is time for."""
+    return data_set.epochs * (1 if device_kind() == "cpu" else GPU_EPOCHS_FACTOR)
 
+
+def open_folder(settings, lock, data_set):
+    """Open the run's folder.
+
+    lock: ExitStack that then keeps other processes away from it; data_set: its row of DATASETS.
     Returns (its path as text, settings to keep: {} for a run that is finished). A run that goes on
-    keeps its steps and their precision, whatever machine it is on now.
+    keeps its epochs, its steps and their precision, whatever machine it is on now.
     """
     folder = run_folder.open_run(Path(settings["runs_dir"]), settings["run"])
+    earlier = run_folder.earlier_settings(folder)
+    epochs = settings["epochs"] or earlier.get("epochs") or default_epochs(data_set)
+    settings = settings | {"epochs": epochs}
     if run_folder.is_finished(folder, settings):
         helper.say(f"{folder}: this run is finished; nothing to do (more --epochs would go on)")
         return str(folder), {}
     lock.enter_context(run_folder.lock_run(folder))
-    earlier, precision = run_folder.earlier_settings(folder), settings["precision"]
+    precision = settings["precision"]
     together = settings["batch_size"] * devices.team().devices
     decided = {
+        "epochs": epochs,
         "pictures_a_step": earlier.get("pictures_a_step", together),
         "training_precision": earlier.get("training_precision")
         or (faster_precision() if precision == "auto" else precision),
@@ -74,7 +87,7 @@ def open_folder(settings, lock):
     run_folder.note_settings(folder, settings | decided)
     (folder / "metrics.json").unlink(missing_ok=True)  # of fewer epochs: it would seem finished
     shape = "x".join(map(str, settings["image_shape"]))
-    helper.say(f"run: {folder}, {settings['epochs']} epochs, pictures of {shape} pixels")
+    helper.say(f"run: {folder}, {epochs} epochs, pictures of {shape} pixels")
     return str(folder), decided
 
 

@@ -1,5 +1,6 @@
 """A run's folder belongs to one run and one process."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 import datasets
+import preparation
 import run_folder
+from engine import keras
 from tests.small import HERE, error_line, run_main
 
 
@@ -43,6 +46,25 @@ def test_changed_settings_are_refused_by_name(tmp_path):
     (tmp_path / "metrics.json").write_text("{}")
     assert run_folder.is_finished(tmp_path, earlier)
     assert not run_folder.is_finished(tmp_path, earlier | {"epochs": 4})
+
+
+def test_a_gpu_sees_each_picture_more_often_and_a_run_keeps_its_number(tmp_path, monkeypatch):
+    """Wherever the run goes on; unless somebody says another number."""
+    settings = dict.fromkeys(run_folder.FIXED_SETTINGS, 1) | {
+        "runs_dir": str(tmp_path), "precision": "float32", "batch_size": 4, "image_shape": [32, 64],
+    }  # fmt: skip
+
+    def epochs(run, device, said=None):
+        monkeypatch.setattr(keras.distribution, "list_devices", lambda: [device])
+        with contextlib.ExitStack() as lock:
+            here = settings | {"run": run, "epochs": said}
+            _, decided = preparation.open_folder(here, lock, datasets.DATASETS["camvid"])
+        assert run_folder.earlier_settings(tmp_path / run)["epochs"] == decided["epochs"]
+        return decided["epochs"]
+
+    assert [epochs("first", device) for device in ("cpu:0", "gpu:0")] == [22, 22]
+    assert [epochs("second", device) for device in ("gpu:0", "cpu:0")] == [66, 66]
+    assert epochs("second", "cpu:0", said=70) == epochs("second", "gpu:0") == 70
 
 
 def test_a_place_where_nothing_can_be_written_gives_one_line(drawn, tmp_path, capsys):
