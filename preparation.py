@@ -71,15 +71,14 @@ def open_folder(settings, lock, data_set):
     folder = run_folder.open_run(Path(settings["runs_dir"]), settings["run"])
     earlier = run_folder.earlier_settings(folder)
     epochs = settings["epochs"] or earlier.get("epochs") or default_epochs(data_set)
-    settings = settings | {"epochs": epochs}
-    if run_folder.is_finished(folder, settings):
+    decided = {"epochs": epochs}
+    if run_folder.is_finished(folder, settings | decided):
         helper.say(f"{folder}: this run is finished; nothing to do (more --epochs would go on)")
         return str(folder), {}
     lock.enter_context(run_folder.lock_run(folder))
     precision = settings["precision"]
     together = settings["batch_size"] * devices.team().devices
-    decided = {
-        "epochs": epochs,
+    decided |= {
         "pictures_a_step": earlier.get("pictures_a_step", together),
         "training_precision": earlier.get("training_precision")
         or (faster_precision() if precision == "auto" else precision),
