@@ -1,4 +1,4 @@
-"""What the commands share: types of arguments, and what is told at the end, also to scripts."""
+"""What the commands share: arguments, their types, and what is told at the end, to scripts too."""
 
 import argparse
 import math
@@ -30,6 +30,14 @@ def positive_rate(text):
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(f"{text!r}: expected a number above zero")
+
+
+def add_thorough(parser):
+    """Add the flag that asks for `scoring.thoroughly`."""
+    parser.add_argument(
+        "--thorough", action="store_true", help="take the mean of what the network says at 85, 100 "
+        "and 115 % of the size: a little better, in three times the time",
+    )  # fmt: skip
 
 
 def exit_status(work):

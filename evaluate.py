@@ -2,6 +2,7 @@
 
     python evaluate.py RUN                            the validation part, into RUN/metrics.json
     python evaluate.py RUN --part training            the training part, on the terminal
+    python evaluate.py RUN --thorough                 what asking at three sizes brings, likewise
     python evaluate.py RUN --submission FILE.zip      the testing pictures, for KITTI's server
 """
 
@@ -19,7 +20,7 @@ import helper
 import metrics
 import run_folder
 import scoring
-from command_line import exit_status
+from command_line import add_thorough, exit_status
 from datasets import UserError, spread
 from trained_run import load_run
 
@@ -41,6 +42,7 @@ def parse_settings(arguments=None):
     add("--data-dir", type=Path, metavar="DIR", help="holds the data set; default: as in training")
     add("--part", default="validation", choices=["validation", "training"], help="what to score")
     add("--submission", type=Path, metavar="FILE.zip", help="pack the testing pictures instead")
+    add_thorough(parser)
     return parser.parse_args(arguments)
 
 
@@ -48,6 +50,8 @@ def evaluate(settings):
     """Do what the command line says."""
     folder = run_folder.find_run(settings.run)
     predict, data_set, trained = load_run(folder)
+    if settings.thorough:
+        predict = scoring.thoroughly(predict)
     data_dir = settings.data_dir or Path(trained["data_dir"])
     _, _, root = helper.prepare_data_set(trained["dataset"], data_dir)
     labelled, testing = data_set.find(root)
@@ -57,7 +61,7 @@ def evaluate(settings):
     parts = {"training": training, "validation": validation}
     samples = spread(parts[settings.part], trained["limit"])
     result, _ = scoring.score_run(predict, samples, data_set, trained, settings.part)
-    if settings.part == "validation":
+    if settings.part == "validation" and not settings.thorough:
         path = folder / "metrics.json"
         earlier = run_folder.read_json(path) if path.is_file() else {}
         run_folder.write_json(path, earlier | result)

@@ -4,6 +4,7 @@
     python predict.py RUN drive.mp4 --save mask probability    RUN/predictions/drive_mask.mkv …
     python predict.py RUN camera:0 --output DIR                until Ctrl-C
     python predict.py RUN large.jpg --scale 1                  at the picture's own resolution
+    python predict.py RUN street.jpg --thorough                at three sizes: better, and slower
 """
 
 import argparse
@@ -24,7 +25,7 @@ import metrics
 import run_folder
 import scoring
 import video
-from command_line import exit_status, positive_rate
+from command_line import add_thorough, exit_status, positive_rate
 from datasets import PICTURE_SUFFIXES, UserError
 from trained_run import load_run
 
@@ -55,6 +56,7 @@ def parse_settings(arguments=None):
     add("--save", nargs="+", default=["overlay"], choices=list(KINDS), help="what to write of each")
     add("--scale", type=positive_rate, metavar="S", help="of what the network sees to the picture: "
         "1 is its own resolution; default: the size of training")  # fmt: skip
+    add_thorough(parser)
     return parser.parse_args(arguments)
 
 
@@ -251,6 +253,9 @@ def predict_sources(settings, stopping):
     output = settings.output or folder / "predictions"
     targets = plan_targets(sources, output, settings.save)
     predict, data_set, trained = load_run(folder)
+    predict = in_tiles(predict)
+    if settings.thorough:
+        predict = scoring.thoroughly(predict)
 
     def read(item):
         source, frame = item
@@ -272,7 +277,7 @@ def predict_sources(settings, stopping):
 
     frames = read_frames(sources, faults.append)
     answers = helper.predict_ahead(
-        in_tiles(predict), frames, read, choose_shape, scoring.PREDICTION_BATCH
+        predict, frames, read, choose_shape, scoring.PREDICTION_BATCH
     )
     encoded = helper.map_ahead(encode, answers, helper.WORKERS)
     until_stopped = itertools.takewhile(lambda _: not stopping.wish, encoded)

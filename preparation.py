@@ -102,5 +102,5 @@ def tell_plan(network, settings, trained, predicted):
     minutes = math.ceil(seconds / 60 / team.devices)
     helper.say(
         f"{settings['training_precision']}, {settings['pictures_a_step']} pictures a step, on "
-        f"{device_names(team.devices)}: about {minutes} minutes in all"
+        f"{device_names(team.devices)}: about {minutes} min in all"
     )

@@ -11,6 +11,7 @@ import run_folder
 from engine import keras
 
 PREDICTION_BATCH = 4  # pictures on each device
+THOROUGH_SCALES = (0.85, 1.0, 1.15)  # of the size that is asked for
 FAULTS_SHOWN = 5  # lines of one kind, of those that stop nothing
 
 
@@ -39,6 +40,27 @@ def predictor(network, calibration=(1.0, 0.0)):
             return model.predict_on_batch(team.spread(filled))[: len(pictures)]
 
     return predict
+
+
+def thoroughly(predict):
+    """Make the function that answers with the mean of what predict says at `THOROUGH_SCALES`.
+
+    predict: function float32 [N, H, W, 3] -> float32 [N, H, W, C] for any H and W. An error that
+    hangs on how large things look is seldom the same at all three.
+    """
+
+    def resample(arrays, shape):
+        return np.stack([helper.resample(array, shape) for array in arrays])
+
+    def predict_thoroughly(pictures):
+        shape = pictures.shape[1:3]
+        answers = (
+            resample(predict(resample(pictures, [round(scale * size) for size in shape])), shape)
+            for scale in THOROUGH_SCALES
+        )
+        return sum(answers) / len(THOROUGH_SCALES)
+
+    return predict_thoroughly
 
 
 def prediction_batch():

@@ -10,6 +10,7 @@ from PIL import Image
 import export
 import helper
 import main
+import metrics
 import predict
 import scoring
 import trained_run
@@ -162,7 +163,29 @@ def test_a_scale_is_that_of_the_picture(trained, tmp_path, random):
         assert run_predict(trained, tmp_path / "*[ae].png", "--output", tmp_path, "--scale", scale,
                            "--save", "probability") == 0  # fmt: skip
         assert Image.open(tmp_path / "of another size_probability.png").size == (40, 30)
-        road = helper.resample(network(helper.resample(picture, shape)[None])[0], (64, 100))[..., 1]
-        np.testing.assert_allclose(
-            helper.read_numbers(tmp_path / "a_probability.png"), 255 * road, atol=0.6
-        )
+        assert_road(tmp_path / "a_probability.png", answer(network, picture, shape))
+
+
+def test_a_thorough_answer_is_the_mean_of_those_at_three_sizes(trained, drawn, tmp_path):
+    street = next((drawn / "data_road" / "testing" / "image_2").iterdir())
+    picture = helper.read_image(street, (64, 100))
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    network, _ = trained_run.load_run(trained)[:2]
+    assert run_predict(trained, tmp_path / "a.png", "--output", tmp_path, "--scale", 1,
+                       "--thorough", "--save", "probability") == 0  # fmt: skip
+    answers = [answer(network, picture, shape) for shape in ((54, 85), (64, 100), (74, 115))]
+    assert_road(tmp_path / "a_probability.png", np.mean(answers, axis=0))
+    assert np.ptp(answers, axis=0).max() > 2 / 255
+
+
+def answer(network, picture, shape):
+    """What a network says of a picture that it sees in another shape, in the picture's own."""
+    seen = network(helper.resample(picture, shape)[None])[0]
+    return helper.resample(seen, picture.shape[:2])
+
+
+def assert_road(path, probabilities):
+    """A file holds the probabilities of road."""
+    np.testing.assert_allclose(
+        helper.read_numbers(path), 255 * probabilities[..., metrics.ROAD], atol=0.6
+    )

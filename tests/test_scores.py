@@ -226,7 +226,7 @@ def test_a_broken_calibration_is_named_and_left_out(damage, reason, spoilt):
 
 
 def test_evaluating_a_run_gives_the_scores_of_its_training(trained, capsys, tmp_path):
-    """From above too; and those of the training part on the terminal alone."""
+    """From above too; and those of the training part, or of more sizes, on the terminal alone."""
     shutil.copytree(trained, tmp_path / "run")
     before = json.loads((trained / "metrics.json").read_text())
     assert set(before["birds_eye"]) == {"all", "um", "umm", "uu"}
@@ -238,6 +238,8 @@ def test_evaluating_a_run_gives_the_scores_of_its_training(trained, capsys, tmp_
     capsys.readouterr()
     assert evaluate.run([str(tmp_path / "run"), "--part", "training"]) == 0
     assert "12 pictures of the training part" in capsys.readouterr().out
+    assert evaluate.run([str(tmp_path / "run"), "--thorough"]) == 0
+    assert "3 pictures of the validation part" in capsys.readouterr().out
     assert json.loads(metrics_path.read_text()) == after
 
 
