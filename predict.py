@@ -4,7 +4,7 @@
     python predict.py RUN drive.mp4 --save mask probability    RUN/predictions/drive_mask.mkv …
     python predict.py RUN camera:0 --output DIR                until Ctrl-C
     python predict.py RUN large.jpg --scale 1                  at the picture's own resolution
-    python predict.py RUN street.jpg --thorough                at three sizes: better, and slower
+    python predict.py RUN street.jpg --thorough                at three sizes: better and slower
 """
 
 import argparse
