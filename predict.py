@@ -55,7 +55,7 @@ def parse_settings(arguments=None):
     add("--output", type=Path, metavar="DIR", help="default: RUN/predictions")
     add("--save", nargs="+", default=["overlay"], choices=list(KINDS), help="what to write of each")
     add("--scale", type=positive_rate, metavar="S", help="of what the network sees to the picture: "
-        "1 is its own resolution; default: the size of training")  # fmt: skip
+        "1 is its own resolution; to multiples of 32; default: the size of training")  # fmt: skip
     add_thorough(parser)
     return parser.parse_args(arguments)
 
@@ -266,7 +266,7 @@ def predict_sources(settings, stopping):
 
     def choose_shape(shape):
         scale = settings.scale
-        return [max(1, round(scale * size)) for size in shape] if scale else trained["image_shape"]
+        return scoring.scaled_shape(shape, scale) if scale else trained["image_shape"]
 
     def encode(seen):
         (source, frame), *answer = seen

@@ -43,12 +43,19 @@ def predictor(network, calibration=(1.0, 0.0)):
     return predict
 
 
+def scaled_shape(shape, scale):
+    """Return scale times shape, (height, width), in whole cells of 32 pixels, one at least.
+
+    Where there is padding that training did not have, networks answer worse (docs/experiments.md).
+    """
+    return [max(1, round(scale * size / CELL)) * CELL for size in shape]
+
+
 def thoroughly(predict):
     """Make the function that answers with the mean of what predict says at three sizes.
 
     predict: function float32 [N, H, W, 3] -> float32 [N, H, W, C] for any H and W. It is asked at
-    the size of the pictures and at `OTHER_SCALES` of it, those in whole cells: networks answer
-    worse where padding that training did not have is seen (docs/experiments.md).
+    the size of the pictures and at `OTHER_SCALES` of it.
     """
 
     def predict_at(pictures, shape):
@@ -56,11 +63,9 @@ def thoroughly(predict):
         return np.stack([helper.resample(answer, pictures.shape[1:3]) for answer in answers])
 
     def predict_thoroughly(pictures):
-        shape = pictures.shape[1:3]
-        others = [
-            [max(1, round(scale * size / CELL)) * CELL for size in shape] for scale in OTHER_SCALES
-        ]
-        return np.mean([predict(pictures), *(predict_at(pictures, s) for s in others)], axis=0)
+        shapes = [scaled_shape(pictures.shape[1:3], scale) for scale in OTHER_SCALES]
+        others = [predict_at(pictures, shape) for shape in shapes]
+        return np.mean([predict(pictures), *others], axis=0)
 
     return predict_thoroughly
 

@@ -154,12 +154,12 @@ def test_tiles_change_no_answer(random):
 
 
 def test_a_scale_is_that_of_the_picture(trained, tmp_path, random):
-    """At 1 and at a half: the probabilities of the network at that size."""
+    """At 1 and at a half: the probabilities of the network there, in multiples of 32."""
     picture = random.integers(0, 256, (64, 100, 3), dtype=np.uint8)
     Image.fromarray(picture).save(tmp_path / "a.png")
     Image.fromarray(picture[:30, :40]).save(tmp_path / "of another size.png")
     network, _ = trained_run.load_run(trained)[:2]
-    for scale, shape in ((1, (64, 100)), (0.5, (32, 50))):
+    for scale, shape in ((1, (64, 96)), (0.5, (32, 64))):
         assert run_predict(trained, tmp_path / "*[ae].png", "--output", tmp_path, "--scale", scale,
                            "--save", "probability") == 0  # fmt: skip
         assert Image.open(tmp_path / "of another size_probability.png").size == (40, 30)
@@ -169,12 +169,12 @@ def test_a_scale_is_that_of_the_picture(trained, tmp_path, random):
 def test_a_thorough_answer_is_the_mean_of_those_at_three_sizes(trained, drawn, tmp_path):
     """The two others in multiples of 32."""
     street = next((drawn / "data_road" / "testing" / "image_2").iterdir())
-    picture = helper.read_image(street, (64, 100))
+    picture = helper.read_image(street, (128, 192))
     Image.fromarray(picture).save(tmp_path / "a.png")
     network, _ = trained_run.load_run(trained)[:2]
     assert run_predict(trained, tmp_path / "a.png", "--output", tmp_path, "--scale", 1,
                        "--thorough", "--save", "probability") == 0  # fmt: skip
-    answers = [answer(network, picture, shape) for shape in ((64, 96), (64, 100), (64, 128))]
+    answers = [answer(network, picture, shape) for shape in ((96, 160), (128, 192), (160, 224))]
     assert_road(tmp_path / "a_probability.png", np.mean(answers, axis=0))
     assert np.ptp(answers, axis=0).max() > 2 / 255
 
