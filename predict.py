@@ -276,9 +276,7 @@ def predict_sources(settings, stopping):
         }  # fmt: skip
 
     frames = read_frames(sources, faults.append)
-    answers = helper.predict_ahead(
-        predict, frames, read, choose_shape, scoring.PREDICTION_BATCH
-    )
+    answers = helper.predict_ahead(predict, frames, read, choose_shape, scoring.PREDICTION_BATCH)
     encoded = helper.map_ahead(encode, answers, helper.WORKERS)
     until_stopped = itertools.takewhile(lambda _: not stopping.wish, encoded)
     total, started = sum(source.expected for source in sources) or None, time.monotonic()

@@ -58,14 +58,14 @@ def thoroughly(predict):
     the size of the pictures and at `OTHER_SCALES` of it.
     """
 
-    def predict_at(pictures, shape):
-        answers = predict(np.stack([helper.resample(picture, shape) for picture in pictures]))
-        return np.stack([helper.resample(answer, pictures.shape[1:3]) for answer in answers])
+    def resample(arrays, shape):
+        return np.stack([helper.resample(array, shape) for array in arrays])
 
     def predict_thoroughly(pictures):
-        shapes = [scaled_shape(pictures.shape[1:3], scale) for scale in OTHER_SCALES]
-        others = [predict_at(pictures, shape) for shape in shapes]
-        return np.mean([predict(pictures), *others], axis=0)
+        shape = pictures.shape[1:3]
+        others = [resample(pictures, scaled_shape(shape, scale)) for scale in OTHER_SCALES]
+        answers = [predict(pictures), *(resample(predict(other), shape) for other in others)]
+        return np.mean(answers, axis=0)
 
     return predict_thoroughly
 
