@@ -31,6 +31,7 @@ MOST_CLASSES = 32
 HOLES, HOLE_SHARES = 3, (0.1, 0.4)  # rectangles; of the picture's height and width
 SHADOWS, SHADOW_LIGHT = 3, (0.2, 0.8)  # what each leaves of the light
 BRIGHTNESS, CONTRAST, SATURATION = (-30.0, 30.0), (0.7, 1.4), (0.6, 1.4)  # added; factors
+MOMENTUM = 0.9
 
 
 # --- optimizer ------------------------------------------------------------------------------------
@@ -44,6 +45,17 @@ class Constant(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step):
         return self.rate
+
+
+class Nesterov(optimizer.LayerwiseAdam):
+    """Gradient descent with Nesterov's momentum in Adam's place (Y. Nesterov, 1983)."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        step = -learning_rate * self.rate_factors[index] * gradient
+        velocity = self._momentums[index]
+        self.assign(velocity, MOMENTUM * velocity + step)
+        self.assign_add(variable, MOMENTUM * velocity + step)
 
 
 # --- network --------------------------------------------------------------------------------------
@@ -192,6 +204,9 @@ TRIALS = {
     "slow-vgg": {"optimizer.RATE_FACTORS": optimizer.RATE_FACTORS | dict.fromkeys(VGG_LAYERS, 0.3)},
     "one-rate": {"optimizer.RATE_FACTORS": {}},
     "constant-rate": {"main.CosineOfSteps": Constant},
+    # Its steps are as long as what a layer reads is large, so that the scales of the skips need no
+    # rates of their own. To be used with other learning rates than Adam's.
+    "nesterov": {"main.LayerwiseAdam": Nesterov, "optimizer.RATE_FACTORS": {}},
     "last-weights": {"main.AVERAGED_SHARE": 0.0},
     "fcn-32s": {"main.SKIP_SCALES": {"pool3": 0.0, "pool4": 0.0}},
     "fcn-16s": {"main.SKIP_SCALES": main.SKIP_SCALES | {"pool3": 0.0}},

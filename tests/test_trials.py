@@ -14,6 +14,7 @@ import checkpoint
 import main
 import vgg_weights
 from datasets import VOID
+from engine import keras
 from tests.by_hand import losses_by_hand, patchwork_labels, weights_by_hand
 from tests.small import HERE, small_network
 
@@ -34,6 +35,28 @@ def test_each_trial_changes_what_is_there_and_trains(trials, random):
             trainer = main.optimize(small_network(), 1e-3, 10)
             losses = [float(trainer.train_on_batch(pictures, labels)) for _ in range(2)]
         assert np.isfinite(losses).all(), name
+
+
+def test_nesterov_descends_as_keras_does(trials, random):
+    """Weights after some steps, next to those of Keras's own optimizer."""
+    start, gradients = random.normal(size=(3, 4)), random.normal(size=(5, 3, 4))
+    options = {"learning_rate": 0.01, "global_clipnorm": 2.0}
+    found, expected = (
+        weights_after(optimizer, start, gradients) for optimizer in (
+            trials.Nesterov(averaged_share=0.0, **options),
+            keras.optimizers.SGD(momentum=trials.MOMENTUM, nesterov=True, **options),
+        )
+    )  # fmt: skip
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def weights_after(optimizer, start, gradients):
+    """Weights that start has become after a step along each of gradients."""
+    variable = keras.Variable(start, dtype="float32", name="weights")
+    optimizer.build([variable])
+    for gradient in gradients:
+        optimizer.apply([keras.ops.array(gradient, "float32")], [variable])
+    return keras.ops.convert_to_numpy(variable)
 
 
 def test_the_losses_on_trial_weigh_what_they_say(trials, random):
