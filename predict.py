@@ -9,6 +9,7 @@
 
 import argparse
 import contextlib
+import functools
 import glob
 import itertools
 import sys
@@ -243,6 +244,33 @@ def read_frames(sources, tell_fault):
             tell_fault(error)
 
 
+def load_predictor(folder, settings):
+    """Bring a run back to answer as the command line wants.
+
+    Returns (function pictures -> probabilities, function (height, width) of a picture -> that to
+    show it in, the run's data set).
+    """
+    predict, data_set, trained = load_run(folder)
+    predict = in_tiles(predict)
+    if settings.thorough:
+        predict = scoring.thoroughly(predict)
+
+    def choose_shape(shape):
+        scale = settings.scale
+        return scoring.scaled_shape(shape, scale) if scale else trained["image_shape"]
+
+    return predict, choose_shape, data_set
+
+
+def encode_answer(answer, targets, data_set):
+    """Encode all that is to be written of (source, frame), picture, probabilities."""
+    (source, frame), *seen = answer
+    return source, frame, {
+        kind: source.codec(KINDS[kind].codec).encode(KINDS[kind].make(*seen, data_set))
+        for kind in targets[source]
+    }  # fmt: skip
+
+
 def predict_sources(settings, stopping):
     """Do what the command line says. Returns pictures or frames a second.
 
@@ -252,10 +280,7 @@ def predict_sources(settings, stopping):
     sources, faults = find_sources(settings.paths), []
     output = settings.output or folder / "predictions"
     targets = plan_targets(sources, output, settings.save)
-    predict, data_set, trained = load_run(folder)
-    predict = in_tiles(predict)
-    if settings.thorough:
-        predict = scoring.thoroughly(predict)
+    predict, choose_shape, data_set = load_predictor(folder, settings)
 
     def read(item):
         source, frame = item
@@ -264,19 +289,9 @@ def predict_sources(settings, stopping):
         except UserError as error:
             faults.append(error)
 
-    def choose_shape(shape):
-        scale = settings.scale
-        return scoring.scaled_shape(shape, scale) if scale else trained["image_shape"]
-
-    def encode(seen):
-        (source, frame), *answer = seen
-        return source, frame, {
-            kind: source.codec(KINDS[kind].codec).encode(KINDS[kind].make(*answer, data_set))
-            for kind in targets[source]
-        }  # fmt: skip
-
     frames = read_frames(sources, faults.append)
     answers = helper.predict_ahead(predict, frames, read, choose_shape, scoring.PREDICTION_BATCH)
+    encode = functools.partial(encode_answer, targets=targets, data_set=data_set)
     encoded = helper.map_ahead(encode, answers, helper.WORKERS)
     until_stopped = itertools.takewhile(lambda _: not stopping.wish, encoded)
     total, started = sum(source.expected for source in sources) or None, time.monotonic()
