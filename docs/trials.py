@@ -29,7 +29,6 @@ CONVOLUTION = main.convolution
 LEAST_SHARE = 0.01  # of a picture, that a class counts as having
 MOST_CLASSES = 32
 HOLES, HOLE_SHARES = 3, (0.1, 0.4)  # rectangles; of the picture's height and width
-SHADOWS, SHADOW_LIGHT = 3, (0.2, 0.8)  # what each leaves of the light
 BRIGHTNESS, CONTRAST, SATURATION = (-30.0, 30.0), (0.7, 1.4), (0.6, 1.4)  # added; factors
 MOMENTUM = 0.9
 
@@ -97,19 +96,6 @@ def hide_pieces(picture, random):
         top, left = (random.uniform(size=2) * (shape - size)).astype(int)
         height, width = size.astype(int)
         picture[top : top + height, left : left + width] = augmentation.VGG_MEAN_RGB
-    return picture
-
-
-def cast_shadows(picture, random):
-    """Let shadows fall: wedges, each between two lines that cross."""
-    shape = picture.shape[:2]
-    for _ in range(SHADOWS):
-        corner = random.uniform(size=(2, 1, 1)) * np.reshape(shape, (2, 1, 1))
-        rows, columns = np.indices(shape) - corner
-        angles = random.uniform(0, 2 * np.pi, size=2)
-        sides = [np.cos(angle) * rows + np.sin(angle) * columns > 0 for angle in angles]
-        light = np.where(sides[0] & sides[1], random.uniform(*SHADOW_LIGHT), 1.0)
-        picture = (picture * light[..., None]).astype(np.uint8)
     return picture
 
 
@@ -228,7 +214,6 @@ TRIALS = {
     "light": {"helper.augment": functools.partial(changed_after, helper.augment, change_light)},
     "mirrored": {"helper.augment": functools.partial(half_mirrored, helper.augment)},
     "holes": {"helper.augment": functools.partial(changed_after, helper.augment, hide_pieces)},
-    "shadows": {"helper.augment": functools.partial(changed_after, helper.augment, cast_shadows)},
     "labels-by-share": {"helper.read_label": functools.partial(read_largest_share,
                                                                helper.read_label)},
     "dice": {"main.picture_loss": functools.partial(with_dice, main.picture_loss)},
