@@ -5,6 +5,8 @@ import importlib.util
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -79,6 +81,30 @@ def test_the_losses_on_trial_weigh_what_they_say(trials, random):
     (found,) = trials.TRIALS["dice"].values()
     expected = losses_by_hand(weights_by_hand(labels), labels, logits) + 1 - np.mean(dices)
     np.testing.assert_allclose(found(labels, logits), expected, rtol=1e-5)
+
+
+def test_the_light_on_trial_changes_colour_contrast_and_brightness(trials):
+    """A pixel by hand: half as far from its grey, 110, twice as far from 128, and 10 brighter."""
+    drawn = SimpleNamespace(uniform=Mock(side_effect=[0.5, 2.0, 10.0]))
+    pixel = np.array([[[100, 110, 120]]], np.uint8)
+    np.testing.assert_array_equal(trials.change_light(pixel, drawn), [[[92, 102, 112]]])
+
+
+def test_pieces_on_trial_are_hidden_by_rectangles(trials, random, monkeypatch):
+    """One rectangle: what it covers has VGG's mean colour, all else stays."""
+    monkeypatch.setattr(trials, "HOLES", 1)
+    hidden = trials.hide_pieces(np.zeros((50, 100, 3), np.uint8), random) != 0
+    rows, columns = (hidden.any(axis=axes) for axes in ((1, 2), (0, 2)))
+    assert 5 <= rows.sum() <= 20 and 10 <= columns.sum() <= 40
+    np.testing.assert_array_equal(hidden[..., 0], np.outer(rows, columns))
+
+
+def test_labels_by_share_take_the_class_of_most(trials):
+    """Of each three columns; nearest neighbours would take the middle one: 1, 0, VOID."""
+    label = np.tile(np.array([0, 1, 1, 1, 0, 1, VOID, VOID, 0], np.uint8), (6, 1))
+    data_set = SimpleNamespace(classes=["ground", "road"])
+    shrunk = trials.read_largest_share(lambda *_: label, None, data_set, (2, 3))
+    np.testing.assert_array_equal(shrunk, [[1, 1, VOID]] * 2)
 
 
 def test_the_table_of_trials_compares_the_same_seeds(tmp_path):
