@@ -93,10 +93,11 @@ def test_the_light_on_trial_changes_colour_contrast_and_brightness(trials):
 def test_pieces_on_trial_are_hidden_by_rectangles(trials, random, monkeypatch):
     """One rectangle: what it covers has VGG's mean colour, all else stays."""
     monkeypatch.setattr(trials, "HOLES", 1)
-    hidden = trials.hide_pieces(np.zeros((50, 100, 3), np.uint8), random) != 0
-    rows, columns = (hidden.any(axis=axes) for axes in ((1, 2), (0, 2)))
+    picture = trials.hide_pieces(np.zeros((50, 100, 3), np.uint8), random)
+    rows, columns = (picture.any(axis=axes) for axes in ((1, 2), (0, 2)))
     assert 5 <= rows.sum() <= 20 and 10 <= columns.sum() <= 40
-    np.testing.assert_array_equal(hidden[..., 0], np.outer(rows, columns))
+    expected = np.outer(rows, columns)[..., None] * np.array([123, 116, 103])
+    np.testing.assert_array_equal(picture, expected)
 
 
 def test_labels_by_share_take_the_class_of_most(trials):
