@@ -187,7 +187,9 @@ def test_nan_goes_back_three_times_and_then_gives_up(tmp_path, capsys):
         return trainer
 
     state = main.Training(network, make_trainer, tmp_path)
-    with pytest.raises(main.TrainingError, match=r"nan at epoch 1, step 2, on one two.*--learning"):
+    # Some processors' maximum in a ReLU passes on what is no number, some leave it to the weights.
+    message = r"nan at epoch 1, step [12], on one two.*--learning"
+    with pytest.raises(main.TrainingError, match=message):
         main.train_nn(state, repeat(broken, 2), 1, 2, validate=None)
     assert np.allclose(np.array(rates) / rates[0], [1, 1 / 2, 1 / 4, 1 / 8])
     assert capsys.readouterr().out.count("back to epoch 1, step 0") == 3
