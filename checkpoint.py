@@ -22,6 +22,7 @@ from run_folder import read_json, write_atomically, write_json
 
 FORMAT = 2  # of manifest.json
 STATES_KEPT = 2
+STATE_COPIES = 4  # of the weights' size in a state: they, their averages, Adam's two moments
 BEST = "best.weights.h5"
 LOG_FIELDS = (
     "epoch", "seconds", "loss", "val_loss", "val_iou", "val_max_f", "learning_rate", "returns",
@@ -47,6 +48,21 @@ class Progress:
 def manifest_path(folder):
     """Return where a run's manifest lies; it is there once the run has a state to go on from."""
     return folder / "checkpoint" / "manifest.json"
+
+
+def check_room(folder, weights_bytes):
+    """Raise UserError where a run that begins lacks the room for what it will save.
+
+    folder: of the run; weights_bytes: size of the network's weights. A save needs room for a state
+    beyond those that are kept, and for the best weights before and after.
+    """
+    needed = ((STATES_KEPT + 1) * STATE_COPIES + 2) * weights_bytes
+    free = shutil.disk_usage(folder).free
+    if free < needed and not manifest_path(folder).is_file():
+        raise UserError(
+            f"{folder}: {free / 1e9:.2f} GB are free on this disk; a run of this network needs "
+            f"{needed / 1e9:.2f} GB: make room, or give another --runs-dir"
+        )
 
 
 def save(folder, arrays, progress):

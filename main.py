@@ -405,6 +405,7 @@ def train(network, own, folder, data_set, settings, samples, stopping):
     steps = epochs * math.ceil(len(training) / batch_size)
     make_trainer = functools.partial(optimize, network, rate, steps)
     parts = math.ceil(batch_size / (settings["batch_size"] * team.devices))
+    team.from_first(lambda: checkpoint.check_room(folder, 4 * network.count_params()))
     state = Training(network, make_trainer, folder, seed, parts)
     total = epochs * (TRAINING_COST * len(training) + len(validation))
     with helper.progress(total=total, desc="training", unit="pass", smoothing=0.1) as bar:

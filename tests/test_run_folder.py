@@ -1,14 +1,18 @@
 """A run's folder belongs to one run and one process."""
 
 import contextlib
+import errno
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import checkpoint
 import datasets
 import preparation
 import run_folder
@@ -74,6 +78,39 @@ def test_a_place_where_nothing_can_be_written_gives_one_line(drawn, tmp_path, ca
         assert run_main(*arguments, "--runs-dir", folder, "--run", "first") == 2
         assert str(folder) in error_line(capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_disk_without_room_for_a_run_is_told_before_its_first_step(
+    trained, drawn, tmp_path, monkeypatch, capsys
+):
+    """Room for what a finished run has left, and for a third state and second best weights."""
+    states = [path.stat().st_size for path in (trained / "checkpoint").glob("state_*")]
+    best = (trained / "best.weights.h5").stat().st_size
+    needed = sum(states) + max(states) + 2 * best
+
+    def leave(free):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+
+    leave(needed - 10e6)
+    assert run_main(
+        "--dataset", "kitti", "--data-dir", drawn, "--runs-dir", tmp_path, "--run", "first",
+        "--image-shape", 32, 96, "--vgg", "none",
+    ) == 2  # fmt: skip
+    assert f"/first: {needed / 1e9 - 0.01:.2f} GB are free on this disk" in error_line(capsys)
+    assert not list(tmp_path.rglob("state_*"))
+    checkpoint.check_room(trained, best)  # it has its states already
+    leave(needed + 10e6)
+    checkpoint.check_room(tmp_path, best)
+
+
+def test_a_disk_that_fills_up_is_told_with_the_file(tmp_path):
+    def write_half(path):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match=r"No space left on device: .*/picture\.png'"):
+        run_folder.write_atomically(tmp_path / "picture.png", write_half)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
