@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 import engine
+import main
 import scenes
-from tests.small import SMALL, run_main
+from tests.small import NARROW_BLOCKS, SMALL, run_main
 
 
 @pytest.fixture
@@ -38,6 +39,12 @@ def bfloat16():
     engine.keras.config.set_dtype_policy("float32")
 
 
+@pytest.fixture
+def narrow(monkeypatch):
+    """Let the program build its network with few channels, where tests look at all but these."""
+    monkeypatch.setattr(main.load_vgg, "__defaults__", (NARROW_BLOCKS, 8))
+
+
 @pytest.fixture(scope="session")
 def trained(drawn, tmp_path_factory):
     """The folder of a small run on the drawn data."""
@@ -57,7 +64,7 @@ def frames(random):
 
 
 @pytest.fixture
-def camvid(tmp_path, random):
+def camvid(narrow, tmp_path, random):
     """A data folder with CamVid's layout: drawn pictures as WebP, numbers as labels."""
     for part, count in {"train": 4, "val": 2}.items():
         pictures, labels = (tmp_path / "camvid" / name for name in (part, f"{part}annot"))

@@ -192,7 +192,7 @@ def test_pictures_of_every_kind_are_read(tmp_path, random):
     np.testing.assert_array_equal(found, np.rot90(array, -1))
 
 
-def test_data_behind_links_in_a_read_only_folder_with_an_odd_name(drawn, tmp_path):
+def test_data_behind_links_in_a_read_only_folder_with_an_odd_name(narrow, drawn, tmp_path):
     odd = tmp_path / "Straßen von früher 100%"
     for path in (drawn / "data_road").rglob("*.png"):
         link = odd / path.relative_to(drawn)

@@ -15,6 +15,7 @@ import pytest
 import checkpoint
 import devices as module_devices
 import helper
+import main
 from main import keras
 from tests.small import HERE, KITTI, error_line, needs_jax, run_main
 
@@ -25,6 +26,8 @@ if os.environ["KERAS_BACKEND"] == "tensorflow":
     (cpu,), one = tf.config.list_physical_devices("CPU"), tf.config.LogicalDeviceConfiguration()
     tf.config.set_logical_device_configuration(cpu, [one] * int(os.environ["DEVICES"]))
 import main, training
+from tests.small import NARROW_BLOCKS
+main.load_vgg.__defaults__ = NARROW_BLOCKS, 8
 # The devices of TensorFlow drop the same places of different pictures.
 main.DROPOUT |= dict.fromkeys(main.DROPOUT, 1e-9)
 training.SAVE_SECONDS = 2
@@ -33,9 +36,14 @@ sys.exit(main.main(sys.argv[1:]))
 
 
 @pytest.fixture
-def start_team(drawn, tmp_path):
-    """Make a function that starts the processes of one training: they train on seven pictures."""
-    started = []
+def start_team(narrow, drawn, tmp_path):
+    """Make a function that starts the processes of one training: they train on seven pictures.
+
+    Of the "pretrained" network a part stands still, as of the real one.
+    """
+    started, pretrained = [], tmp_path / "pretrained.weights.h5"
+    keras.utils.set_random_seed(0)
+    main.layers(main.load_vgg({}), 2).save_weights(pretrained)
 
     def start(name, backend, devices=1, processes=1, batch_size=4, epochs=2, data_dir=drawn):
         with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as server:
@@ -47,7 +55,7 @@ def start_team(drawn, tmp_path):
             sys.executable, "-c", AS_SEVERAL, "--dataset", "kitti", "--data-dir", data_dir,
             "--runs-dir", tmp_path, "--run", name, "--image-shape", 32, 96, "--limit", 7,
             "--epochs", epochs, "--batch-size", batch_size, "--learning-rate", rate,
-            "--precision", "float32",
+            "--precision", "float32", "--vgg", pretrained,
         ]  # fmt: skip
         environment = os.environ | {
             "KERAS_BACKEND": backend, "DEVICES": str(devices),

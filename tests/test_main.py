@@ -105,7 +105,7 @@ def test_number_labels_are_read_as_numbers(camvid):
 
 
 @pytest.fixture
-def own(tmp_path, random):
+def own(narrow, tmp_path, random):
     """A folder of somebody's own pictures with three classes; the second is the bright part."""
     for folder in ("pictures", "masks", "testing"):
         (tmp_path / folder).mkdir()
@@ -173,7 +173,7 @@ def test_wrong_own_pictures_give_a_line_that_names_the_file(spoil, message, own,
     assert not (own / "runs" / "own").exists()
 
 
-def test_cityscapes_in_its_official_layout(tmp_path, random):
+def test_cityscapes_in_its_official_layout(narrow, tmp_path, random):
     """Its numbers become its 19 classes; what it does not count is void."""
     numbers = {"train": 3, "val": 1, "test": 1}
     for part, count in numbers.items():

@@ -104,7 +104,7 @@ def test_a_moment_of_other_work_does_not_change_the_precision(monkeypatch):
     assert engine.faster_precision() == "mixed_bfloat16"
 
 
-def test_a_run_goes_on_in_the_precision_it_began_with(drawn, tmp_path, monkeypatch):
+def test_a_run_goes_on_in_the_precision_it_began_with(narrow, drawn, tmp_path, monkeypatch):
     """It trains in it, on whatever machine, and answers in float32, in each epoch and later."""
     seen = []
 
