@@ -317,11 +317,11 @@ def test_a_gradient_reaches_the_first_convolution(random):
 def test_each_layer_learns_at_its_rate_and_the_rate_rises_and_falls():
     """With one gradient for ever, each Adam step is as long as the layer's learning rate."""
     network = small_network()
-    optimizer = main.optimize(network, 1e-3, 100).optimizer
+    optimizer = main.optimize(network, 1e-3, 50).optimizer
     variables = network.trainable_variables
     rates, steps = [], {"block5_conv1/bias": [], "score_pool3/bias": []}
     watched = {v.path: v for v in variables if v.path in steps}
-    for _ in range(100):
+    for _ in range(50):
         rates.append(float(optimizer.learning_rate))
         before = {path: variable.numpy()[0] for path, variable in watched.items()}
         optimizer.apply([keras.ops.ones_like(variable) for variable in variables], variables)
@@ -341,14 +341,14 @@ def test_train_nn(tmp_path):
     """A single batch is learnt by heart; the log has every epoch; the best epoch is kept."""
     weights = vgg_weights.read("conv", HERE / "data")
     keras.utils.set_random_seed(0)
-    network = main.layers(main.load_vgg(weights), 2)
-    validate = train_one_batch(tmp_path, network, one_batch((64, 96)), 3, 3, 2e-4)
+    network = main.layers(main.load_vgg(weights, head_channels=64), 2)
+    validate = train_one_batch(tmp_path, network, one_batch((32, 64)), 3, 3, 2e-4)
     assert validate().scores()["accuracy"] > 98
     rows = list(csv.DictReader((tmp_path / "log.csv").open()))
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
     assert tuple(rows[0]) == checkpoint.LOG_FIELDS
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
-    network.get_layer("score_fc7").set_weights([np.zeros((1, 1, 512, 2)), np.zeros(2)])
+    network.get_layer("score_fc7").set_weights([np.zeros((1, 1, 64, 2)), np.zeros(2)])
     network.load_weights(tmp_path / "best.weights.h5")
     best = max(float(row["val_max_f"]) for row in rows)
     assert validate().scores()["perspective"]["all"]["MaxF"] == pytest.approx(best, abs=1e-6)

@@ -8,7 +8,8 @@ import export
 from tests.small import SMALL
 
 
-def test_the_bench_measures_all_it_names_and_writes_it_down(tmp_path, monkeypatch, capsys):
+def test_the_bench_measures_all_it_names_and_writes_it_down(narrow, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench.vgg_weights, "read", lambda *_: {})
     monkeypatch.setattr(bench, "CASES", (((20, 30), (32, 64), 5),))
     monkeypatch.setattr(bench, "NETWORK_SHAPE", (32, 64))
     monkeypatch.setattr(bench, "KITTI_SHAPE", SMALL)
