@@ -65,6 +65,15 @@ def check_room(folder, weights_bytes):
         )
 
 
+def check_kept(folder):
+    """Raise UserError where a run was trained and what it needs to go on was removed since."""
+    if (folder / "log.csv").is_file() and not manifest_path(folder).is_file():
+        raise UserError(
+            f"{manifest_path(folder)}: not found, and this run can't go on without it; begin "
+            f"another --run, with --vgg {folder / BEST} from its weights"
+        )
+
+
 def save(folder, arrays, progress):
     """Save a state, then forget those older than the one before it.
 

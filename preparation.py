@@ -6,6 +6,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import checkpoint
 import devices
 import helper
 import run_folder
@@ -75,6 +76,7 @@ def open_folder(settings, lock, data_set):
     if run_folder.is_finished(folder, settings | decided):
         helper.say(f"{folder}: this run is finished; nothing to do (more --epochs would go on)")
         return str(folder), {}
+    checkpoint.check_kept(folder)
     lock.enter_context(run_folder.lock_run(folder))
     precision = settings["precision"]
     together = settings["batch_size"] * devices.team().devices

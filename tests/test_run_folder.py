@@ -17,7 +17,7 @@ import datasets
 import preparation
 import run_folder
 from engine import keras
-from tests.small import HERE, error_line, run_main
+from tests.small import HERE, error_line, run_main, run_predict
 
 
 def test_a_run_has_one_process_at_a_time(tmp_path):
@@ -50,6 +50,25 @@ def test_changed_settings_are_refused_by_name(tmp_path):
     (tmp_path / "metrics.json").write_text("{}")
     assert run_folder.is_finished(tmp_path, earlier)
     assert not run_folder.is_finished(tmp_path, earlier | {"epochs": 4})
+
+
+def test_a_run_whose_checkpoint_was_removed_can_be_used_but_not_go_on(
+    trained, drawn, tmp_path, capsys
+):
+    folder = tmp_path / "first"
+    shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("checkpoint"))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    command = (
+        "--dataset", "kitti", "--data-dir", drawn, "--runs-dir", tmp_path, "--run", "first",
+        "--image-shape", 32, 96, "--vgg", "none", "--epochs",
+    )  # fmt: skip
+    assert run_main(*command, 1) == 0  # it is finished
+    capsys.readouterr()
+    assert run_main(*command, 2) == 2
+    assert "manifest.json: not found" in error_line(capsys)
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    picture = min((drawn / "data_road" / "testing" / "image_2").iterdir())
+    assert run_predict(folder, picture, "--output", tmp_path / "painted") == 0
 
 
 def test_a_gpu_sees_each_picture_more_often_and_a_run_keeps_its_number(tmp_path, monkeypatch):
