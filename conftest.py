@@ -9,7 +9,7 @@ from PIL import Image
 import engine
 import main
 import scenes
-from tests.small import NARROW_BLOCKS, SMALL, run_main
+from tests.small import NARROW_BLOCKS, SMALL, run_kitti
 
 
 @pytest.fixture
@@ -49,10 +49,7 @@ def narrow(monkeypatch):
 def trained(drawn, tmp_path_factory):
     """The folder of a small run on the drawn data."""
     runs = tmp_path_factory.mktemp("runs")
-    assert run_main(
-        "--dataset", "kitti", "--data-dir", drawn, "--runs-dir", runs, "--run", "first",
-        "--image-shape", 32, 96, "--epochs", 1, "--vgg", "none",
-    ) == 0  # fmt: skip
+    assert run_kitti(drawn, runs, "--epochs", 1) == 0
     return runs / "first"
 
 

@@ -146,6 +146,13 @@ def zip_of(entries, path):
     return path
 
 
+def run_kitti(data_dir, runs_dir, *more):
+    return run_main(
+        "--dataset", "kitti", "--data-dir", data_dir, "--runs-dir", runs_dir, "--run", "first",
+        "--image-shape", 32, 96, "--vgg", "none", *more,
+    )  # fmt: skip
+
+
 def run_camvid(data_dir):
     return run_main(
         "--dataset", "camvid", "--data-dir", data_dir, "--runs-dir", data_dir / "runs",

@@ -17,7 +17,7 @@ import datasets
 import preparation
 import run_folder
 from engine import keras
-from tests.small import HERE, error_line, run_main, run_predict
+from tests.small import HERE, error_line, run_kitti, run_main, run_predict
 
 
 def test_a_run_has_one_process_at_a_time(tmp_path):
@@ -58,13 +58,9 @@ def test_a_run_whose_checkpoint_was_removed_can_be_used_but_not_go_on(
     folder = tmp_path / "first"
     shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("checkpoint"))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    command = (
-        "--dataset", "kitti", "--data-dir", drawn, "--runs-dir", tmp_path, "--run", "first",
-        "--image-shape", 32, 96, "--vgg", "none", "--epochs",
-    )  # fmt: skip
-    assert run_main(*command, 1) == 0  # it is finished
+    assert run_kitti(drawn, tmp_path, "--epochs", 1) == 0  # it is finished
     capsys.readouterr()
-    assert run_main(*command, 2) == 2
+    assert run_kitti(drawn, tmp_path, "--epochs", 2) == 2
     assert "manifest.json: not found" in error_line(capsys)
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     picture = min((drawn / "data_road" / "testing" / "image_2").iterdir())
@@ -111,10 +107,7 @@ def test_a_disk_without_room_for_a_run_is_told_before_its_first_step(
         monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
 
     leave(needed - 10e6)
-    assert run_main(
-        "--dataset", "kitti", "--data-dir", drawn, "--runs-dir", tmp_path, "--run", "first",
-        "--image-shape", 32, 96, "--vgg", "none",
-    ) == 2  # fmt: skip
+    assert run_kitti(drawn, tmp_path) == 2
     assert f"/first: {needed / 1e9 - 0.01:.2f} GB are free on this disk" in error_line(capsys)
     assert not list(tmp_path.rglob("state_*"))
     checkpoint.check_room(trained, best)  # it has its states already

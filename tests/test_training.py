@@ -23,7 +23,7 @@ from tests.small import (
     even_tally,
     one_batch,
     repeat,
-    run_main,
+    run_kitti,
     small_network,
     train_one_batch,
 )
@@ -116,10 +116,7 @@ def test_a_run_goes_on_in_the_precision_it_began_with(narrow, drawn, tmp_path, m
     monkeypatch.setattr(main, "train", watched)
     for epochs, rate in ((1, 2e9), (2, 1e8)):
         set_rates(monkeypatch, 1e9, rate)
-        assert run_main(
-            "--dataset", "kitti", "--data-dir", drawn, "--runs-dir", tmp_path, "--run", "first",
-            "--image-shape", 32, 96, "--vgg", "none", "--epochs", epochs,
-        ) == 0  # fmt: skip
+        assert run_kitti(drawn, tmp_path, "--epochs", epochs) == 0
     assert seen == [["bfloat16", "float32"]] * 2
     network, _, data_set, settings = trained_run.load_network(tmp_path / "first")
     assert network.get_layer("fc6").compute_dtype == "float32"
