@@ -4,9 +4,8 @@ import argparse
 import math
 import sys
 
-from datasets import UserError
-from stopping import Stopping, StopRequest
-from training import TrainingError
+from roadseg.errors import StopRequest, TrainingError, UserError
+from stopping import Stopping
 
 
 def at_least(minimum):
@@ -50,7 +49,7 @@ def exit_status(work):
         return error.exit_status
     except TrainingError as error:
         print(f"training failed: {error}", file=sys.stderr)
-        return 1
+        return error.exit_status
     except OSError as error:
         print(f"{error.filename or 'disk'}: {error.strerror or error}", file=sys.stderr)
         return 2

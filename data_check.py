@@ -8,9 +8,9 @@ import typing
 import numpy as np
 
 import helper
-from datasets import UserError
 from download import file_digest
 from metrics import VOID
+from roadseg.errors import UserError
 from run_folder import write_json
 
 VERSION = 1  # of the checks: what an earlier one remembered does not count

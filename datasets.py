@@ -13,14 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from metrics import VOID
+from roadseg.errors import UserError
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-
-
-class UserError(Exception):
-    """Something a person can put right: each line says what was found, expected and to be done."""
-
-    exit_status = 2
 
 
 @dataclass(frozen=True)

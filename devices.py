@@ -20,9 +20,8 @@ import zlib
 import numpy as np
 
 import helper
-from datasets import UserError
 from engine import keras
-from stopping import StopRequest
+from roadseg.errors import StopRequest, UserError
 
 JOINING_SECONDS = 300  # that the processes wait for each other at the start
 HEARTBEAT_SECONDS = 10  # without a sign of life, after which a process counts as lost

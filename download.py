@@ -16,7 +16,8 @@ from pathlib import PurePosixPath
 
 from tqdm import tqdm
 
-from datasets import Remote, UserError
+from datasets import Remote
+from roadseg.errors import DownloadError, UserError
 
 ATTEMPTS = 3
 TIMEOUT_SECONDS = 20
@@ -35,10 +36,6 @@ VGG16_FULL = Remote(
     algorithm="md5",
     digest="64373286793e3c8b2b4e3219cbf3544b",
 )
-
-
-class DownloadError(UserError):
-    """The file can't be had from the network now."""
 
 
 def download(remote, path):

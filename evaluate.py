@@ -21,7 +21,8 @@ import metrics
 import run_folder
 import scoring
 from command_line import add_thorough, exit_status
-from datasets import UserError, spread
+from datasets import spread
+from roadseg.errors import UserError
 from trained_run import load_run
 
 OFFICIAL_TESTING_COUNT = 290

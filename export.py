@@ -28,8 +28,9 @@ import run_folder
 import scenes
 import scoring
 from command_line import exit_status
-from datasets import UserError, spread
+from datasets import spread
 from engine import keras
+from roadseg.errors import UserError, WrongAnswerError
 from trained_run import load_network
 
 LARGEST_DIFFERENCE = 1e-4  # of probabilities
@@ -159,12 +160,6 @@ def whole_network(network, calibration, image_shape):
 
 
 # --- export ---------------------------------------------------------------------------------------
-
-
-class WrongAnswerError(UserError):
-    """What was exported does not answer as the run does."""
-
-    exit_status = 1
 
 
 def export(settings):

@@ -25,7 +25,8 @@ import birds_eye
 import download
 import scenes
 from augmentation import augment
-from datasets import DATASETS, UserError, decode_label
+from datasets import DATASETS, decode_label
+from roadseg.errors import DownloadError, UserError
 
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
@@ -99,7 +100,7 @@ def prepare_data_set(name, data_dir):
     """
     try:
         return _bring("kitti" if name == "auto" else name, data_dir)
-    except download.DownloadError as error:
+    except DownloadError as error:
         if name != "auto":
             raise
         say(f"{error}\n\n*** NO KITTI ROAD HERE: training on DRAWN road scenes instead. ***\n")

@@ -33,14 +33,12 @@ from data_check import check_samples
 from datasets import DATASETS, VOID
 from engine import PRECISIONS, answering_precision, keras, warn_about_idle_gpu
 from optimizer import CosineOfSteps, LayerwiseAdam
+from roadseg.errors import LossError, MemoryShortError, StopRequest, TrainingError
 from scoring import calibrate, prediction_batch, score_run, score_simple_rules, validator
-from stopping import Stopping, StopRequest
+from stopping import Stopping
 from training import (
     TRAINING_COST,
-    LossError,
-    MemoryShortError,
     Training,
-    TrainingError,
     tell,
     train_epoch,
 )

@@ -27,7 +27,8 @@ import run_folder
 import scoring
 import video
 from command_line import add_thorough, exit_status, positive_rate
-from datasets import PICTURE_SUFFIXES, UserError
+from datasets import PICTURE_SUFFIXES
+from roadseg.errors import FaultyPicturesError, UserError
 from trained_run import load_run
 
 SUFFIXES = (*PICTURE_SUFFIXES, *video.SUFFIXES, ".gif")  # what is looked for in folders
@@ -35,12 +36,6 @@ SUFFIXES = (*PICTURE_SUFFIXES, *video.SUFFIXES, ".gif")  # what is looked for in
 # 32, 16 and 8 for the three steps of upsampling, rounded up to whole cells of 32.
 REACH = 288
 TILE = 1536  # pixels; larger pictures are predicted in tiles of this height and width
-
-
-class FaultyPicturesError(UserError):
-    """Some pictures can't be read; all others are done."""
-
-    exit_status = 1
 
 
 def parse_settings(arguments=None):

@@ -31,6 +31,7 @@ import scoring
 import vgg_weights
 from datasets import VOID
 from main import keras
+from roadseg.errors import UserError
 from tests.by_hand import losses_by_hand, patchwork_labels, weights_by_hand
 from tests.small import (
     HERE,
@@ -146,7 +147,7 @@ def test_wrong_weights_are_named(tmp_path, content):
     path = tmp_path / "wrong.h5"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(datasets.UserError, match=r"wrong\.h5"):
+    with pytest.raises(UserError, match=r"wrong\.h5"):
         vgg_weights.read(str(path), tmp_path)
 
 

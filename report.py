@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 import run_folder
-from datasets import DATASETS, UserError, row_of
+from datasets import DATASETS, row_of
+from roadseg.errors import UserError
 
 HERE = Path(__file__).parent
 WIDTH, HEIGHT = 360, 230  # of a chart, SVG units

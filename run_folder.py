@@ -10,7 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from datasets import UserError
+from roadseg.errors import UserError
 
 try:
     import fcntl

@@ -16,7 +16,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from birds_eye import project_road
-from datasets import UserError
+from roadseg.errors import UserError
 from scenery import (
     CAMERA,
     FOCAL_PIXELS,

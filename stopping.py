@@ -7,16 +7,9 @@ import socket
 import sys
 import threading
 
+from roadseg.errors import StopRequest
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class StopRequest(BaseException):
-    """The person or the machine wanted the program to stop; everything is saved."""
-
-    def __init__(self, number):
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.number = number
-        self.exit_status = 128 + number
 
 
 class Stopping:

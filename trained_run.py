@@ -3,9 +3,10 @@
 import checkpoint
 import run_folder
 import vgg_weights
-from datasets import UserError, row_of
+from datasets import row_of
 from engine import answering_precision, keras
 from main import layers, load_vgg
+from roadseg.errors import UserError
 from scoring import predictor
 
 

@@ -16,23 +16,12 @@ import devices
 import helper
 import run_folder
 from engine import keras
+from roadseg.errors import LossError, MemoryShortError, TrainingError
 
 SAVE_SECONDS = 180  # between two checkpoints within an epoch
 MAXIMUM_RETURNS = 3  # to an earlier state, because the loss was no number
 OUT_OF_MEMORY = ("MemoryError", "ResourceExhausted", "RESOURCE_EXHAUSTED")  # in any backend's words
 TRAINING_COST = 3  # of a training picture, in forward passes: the backward pass is worth two
-
-
-class TrainingError(Exception):
-    """Training can't go on; the message says what to do."""
-
-
-class LossError(TrainingError):
-    """The loss, or a weight, is no number any more."""
-
-
-class MemoryShortError(TrainingError):
-    """A batch does not fit into memory."""
 
 
 class Training:

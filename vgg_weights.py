@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 import helper
-from datasets import UserError
+from roadseg.errors import UserError
 
 CONVOLUTIONS_FILE = Path(__file__).parent / "data" / "vgg16_imagenet_conv_float16.npz"
 CONVOLUTION_NAMES = tuple(

@@ -14,10 +14,11 @@ import sys
 from pathlib import Path
 from statistics import mean
 
+from roadseg.errors import UserError
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import run_folder
-from datasets import UserError
 
 NOT_COMPARED = ("--data-dir", "--runs-dir", "--run", "--seed")
 HEAD = ("trial", "score of seeds", "mean", "difference", "validation loss, the least", "minutes")

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import checkpoint
-import datasets
 import main
+from roadseg.errors import TrainingError, UserError
 from tests.small import even_tally, one_batch, repeat, small_network
 
 
@@ -71,14 +71,14 @@ def test_a_damaged_state_is_said_and_the_one_before_it_used(saved, name, damage)
 def test_without_a_whole_state_or_with_a_foreign_one_one_line_says_so(saved):
     for path in (saved / "checkpoint").glob("state_*"):
         path.write_bytes(b"")
-    with pytest.raises(datasets.UserError, match="every other state"):
+    with pytest.raises(UserError, match="every other state"):
         checkpoint.load(saved, print)
     manifest = saved / "checkpoint" / "manifest.json"
     manifest.write_text('{"format": 1, "files": {}}')
-    with pytest.raises(datasets.UserError, match="another version"):
+    with pytest.raises(UserError, match="another version"):
         checkpoint.load(saved, print)
     manifest.write_text('{"format": 2, ')
-    with pytest.raises(datasets.UserError, match=r"manifest\.json: damaged"):
+    with pytest.raises(UserError, match=r"manifest\.json: damaged"):
         checkpoint.load(saved, print)
 
 
@@ -118,7 +118,7 @@ def test_a_full_disk_ends_training_and_keeps_what_was_saved(tmp_path, monkeypatc
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     monkeypatch.setattr(np, "savez", write_half)
-    with pytest.raises(main.TrainingError, match="No space left on device; what was saved"):
+    with pytest.raises(TrainingError, match="No space left on device; what was saved"):
         main.train_nn(state, repeat(one_batch((32, 64)), 1), 1, 2, even_tally)
     names = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     assert names == {path.name for path in before} | {"best_0001.weights.h5"}
@@ -134,5 +134,5 @@ def test_a_folder_that_vanished_ends_training_with_one_line(tmp_path):
         shutil.rmtree(folder)
         return even_tally()
 
-    with pytest.raises(main.TrainingError, match="No such file or directory"):
+    with pytest.raises(TrainingError, match="No such file or directory"):
         main.train_nn(state, repeat(one_batch((32, 64)), 1), 1, 2, vanish)

@@ -18,6 +18,7 @@ import pytest
 import datasets
 import download
 import helper
+from roadseg.errors import DownloadError
 from tests.small import KITTI, error_line, run_main, zip_of
 
 CONTENT = bytes(range(256)) * 4000
@@ -102,7 +103,7 @@ def test_a_download_goes_on_where_it_was_interrupted(script, starts, remote, tmp
 ])  # fmt: skip
 def test_a_failed_download_gives_one_line_and_no_file(script, message, remote, tmp_path):
     remote.handler.script[:] = script
-    with pytest.raises(download.DownloadError, match=message) as raised:
+    with pytest.raises(DownloadError, match=message) as raised:
         download.download(remote.file, tmp_path / "f.zip")
     assert "by hand (page)" in str(raised.value) and "\n" not in str(raised.value)
     assert not (tmp_path / "f.zip").exists()
@@ -110,7 +111,7 @@ def test_a_failed_download_gives_one_line_and_no_file(script, message, remote, t
 
 def test_a_download_that_failed_goes_on_the_next_time(remote, tmp_path):
     remote.handler.script[:] = ["half"]
-    with pytest.raises(download.DownloadError):
+    with pytest.raises(DownloadError):
         download.download(remote.file, tmp_path / "f.zip")
     remote.handler.script[:] = ["whole"]
     download.download(remote.file, tmp_path / "f.zip")

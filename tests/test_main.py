@@ -13,20 +13,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import datasets
 import download
 import evaluate
 import helper
 import main
 import metrics
 import scenes
-import stopping
 from datasets import DATASETS, VOID
+from roadseg.errors import StopRequest, UserError
 from tests.small import HERE, KITTI, error_line, needs_jax, run_camvid, run_main, run_predict
 
 
 def stop_at_once(*_):
-    raise stopping.StopRequest(signal.SIGTERM)
+    raise StopRequest(signal.SIGTERM)
 
 
 def test_a_whole_run_writes_its_folder_and_goes_on(drawn, tmp_path, capsys, monkeypatch):
@@ -100,7 +99,7 @@ def test_number_labels_are_read_as_numbers(camvid):
     with_palette.save(sample.label)
     np.testing.assert_array_equal(helper.read_label(sample, data_set), expected)
     with_palette.convert("RGB").save(sample.label)
-    with pytest.raises(datasets.UserError, match="RGB"):
+    with pytest.raises(UserError, match="RGB"):
         helper.read_label(sample, data_set)
 
 

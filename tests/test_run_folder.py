@@ -17,6 +17,7 @@ import datasets
 import preparation
 import run_folder
 from engine import keras
+from roadseg.errors import UserError
 from tests.small import HERE, error_line, run_kitti, run_main, run_predict
 
 
@@ -44,7 +45,7 @@ def test_changed_settings_are_refused_by_name(tmp_path):
     earlier = dict.fromkeys(run_folder.FIXED_SETTINGS, 1) | {"epochs": 3, "git_commit": "a"}
     run_folder.note_settings(tmp_path, earlier)
     for name in run_folder.FIXED_SETTINGS:
-        with pytest.raises(datasets.UserError, match=f"has {name} 1, not 2"):
+        with pytest.raises(UserError, match=f"has {name} 1, not 2"):
             run_folder.is_finished(tmp_path, earlier | {name: 2})
     assert not run_folder.is_finished(tmp_path, earlier | {"epochs": 4, "git_commit": "b"})
     (tmp_path / "metrics.json").write_text("{}")
@@ -128,6 +129,6 @@ def test_a_disk_that_fills_up_is_told_with_the_file(tmp_path):
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     (tmp_path / "runs" / "mine" / "thesis.txt").write_text("words")
-    with pytest.raises(datasets.UserError, match="is no run folder"):
+    with pytest.raises(UserError, match="is no run folder"):
         run_folder.open_run(tmp_path / "runs", "mine")
     assert [path.name for path in (tmp_path / "runs").rglob("*.*")] == ["thesis.txt"]

@@ -21,6 +21,7 @@ import scenes
 import scoring
 import trained_run
 from datasets import VOID
+from roadseg.errors import UserError
 from tests.by_hand import brute_force_kitti_scores, cell_by_hand, ground_projection
 from tests.small import KITTI, REAL_SAMPLES, SMALL, error_line, small_network
 
@@ -300,7 +301,7 @@ def test_a_submission_is_what_kittis_server_takes(drawn, tmp_path, random):
         place = cell_by_hand(projection, row, column, *SMALL)
         assert pixels[row, column] == (0 if place < 0 else np.rint(255 * road.ravel()[place]))
     assert len(evaluate.read_submission(path)) == 290
-    with pytest.raises(datasets.UserError, match="289 testing pictures"):
+    with pytest.raises(UserError, match="289 testing pictures"):
         evaluate.pack_submission(path, predict, samples[1:], SMALL)
 
 

@@ -18,6 +18,7 @@ import trained_run
 import training
 from datasets import VOID
 from main import keras
+from roadseg.errors import LossError, StopRequest, TrainingError
 from tests.small import (
     SMALL_BLOCKS,
     even_tally,
@@ -144,7 +145,7 @@ def train_with_stops(folder, stops):
     """Train two epochs, started again after each stop. Returns all that is saved."""
     for stop in (*stops, None):
         network = small_network()
-        with pytest.raises(stopping.StopRequest) if stop else contextlib.nullcontext():
+        with pytest.raises(StopRequest) if stop else contextlib.nullcontext():
             train_one_batch(
                 folder, network, one_batch((32, 64)), 2, 2, 1e-3, StopAt(stop) if stop else None
             )
@@ -190,7 +191,7 @@ def test_nan_goes_back_three_times_and_then_gives_up(tmp_path, capsys):
         return trainer
 
     state = main.Training(network, make_trainer, tmp_path)
-    with pytest.raises(main.TrainingError, match=r"nan at epoch 1, step 2, on one two.*--learning"):
+    with pytest.raises(TrainingError, match=r"nan at epoch 1, step 2, on one two.*--learning"):
         main.train_nn(state, get_batches_fn, 1, 2, validate=None)
     assert np.allclose(np.array(rates) / rates[0], [1, 1 / 2, 1 / 4, 1 / 8])
     assert capsys.readouterr().out.count("back to epoch 1, step 0") == 3
@@ -204,7 +205,7 @@ def test_a_weight_that_is_no_number_is_never_saved(tmp_path):
     state = main.Training(network, functools.partial(main.optimize, network, 1e-3, 10), tmp_path)
     saved = state_files(tmp_path)
     network.get_layer("fc6").bias.assign(np.full(8, np.nan))
-    with pytest.raises(training.LossError):
+    with pytest.raises(LossError):
         state.save()
     assert state_files(tmp_path) == saved
 
@@ -237,5 +238,5 @@ def test_a_batch_that_does_not_fit_is_cut_and_its_gradients_added(tmp_path, monk
     assert json.loads((tmp_path / "parts" / "settings.json").read_text()) == {"parts": 2}
     resumed = main.Training(network, make_trainer, tmp_path / "parts")
     assert int(resumed.trainer.optimizer.iterations) == 2
-    with pytest.raises(main.TrainingError, match="smaller --image-shape"):
+    with pytest.raises(TrainingError, match="smaller --image-shape"):
         state.cut_batches("no memory", batch_size=2)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import datasets
 import scenes
 import video
+from roadseg.errors import UserError
 from tests.small import HERE, run_predict, write_video
 
 
@@ -127,7 +127,7 @@ def test_a_damaged_place_costs_some_frames(random, tmp_path):
     content[len(content) // 2 : len(content) // 2 + 900] = bytes(900)
     path.write_bytes(content)
     seen = []
-    with pytest.raises(datasets.UserError, match="damaged in"):
+    with pytest.raises(UserError, match="damaged in"):
         for frame in video.Video(path):
             seen.append(frame.pts)
     assert 20 < len(seen) <= 40 and seen == sorted(set(seen))
