@@ -34,6 +34,7 @@ import vgg_weights
 from command_line import exit_status
 from datasets import DATASETS
 from engine import FLOAT32, faster_precision, keras, matrix_product_rate, operations
+from roadseg.files import write_json
 from stopping import Stopping
 from trained_run import load_network
 from training import Training, take_step, train_epoch
@@ -72,7 +73,7 @@ def make_run(folder, image_shape):
     folder.mkdir(parents=True)
     network, _ = build_networks(FLOAT32)
     network.save_weights(folder / "best.weights.h5")
-    run_folder.write_json(folder / "settings.json", {
+    write_json(folder / "settings.json", {
         "dataset": "synthetic", "precision": FLOAT32, "image_shape": image_shape,
         "data_dir": str(folder),
     })  # fmt: skip
@@ -230,7 +231,7 @@ def bench(settings):
     print(*(f"{name}: {value}" for name, value in machine.items()), sep="\n")
     print(*(f"\n{name}\n\n{table(rows)}" for name, rows in parts.items()), sep="\n")
     if settings.json:
-        run_folder.write_json(settings.json, {"machine": machine} | parts)
+        write_json(settings.json, {"machine": machine} | parts)
 
 
 def processor():

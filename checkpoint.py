@@ -16,9 +16,8 @@ import shutil
 
 import numpy as np
 
-from download import file_digest
 from roadseg.errors import UserError
-from run_folder import read_json, write_atomically, write_json
+from roadseg.files import file_digest, read_json, write_atomically, write_json
 
 FORMAT = 2  # of manifest.json
 STATES_KEPT = 2

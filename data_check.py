@@ -8,10 +8,10 @@ import typing
 import numpy as np
 
 import helper
-from download import file_digest
 from metrics import VOID
+from roadseg import terminal
 from roadseg.errors import UserError
-from run_folder import write_json
+from roadseg.files import file_digest, write_json
 
 VERSION = 1  # of the checks: what an earlier one remembered does not count
 
@@ -39,7 +39,7 @@ def check_samples(parts, data_set, memory):
     remembered = _recall(memory)
     if key not in remembered:
         looks = helper.map_ahead(lambda sample: _look_at(sample, data_set), samples)
-        bar = helper.progress(looks, total=len(samples), desc="checking", unit="picture")
+        bar = terminal.progress(looks, total=len(samples), desc="checking", unit="picture")
         remembered[key] = _judge(list(zip(samples, bar, strict=True)), len(parts[0]), data_set)
         with contextlib.suppress(OSError):  # then it is looked at again
             memory.parent.mkdir(parents=True, exist_ok=True)

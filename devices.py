@@ -19,8 +19,8 @@ import zlib
 
 import numpy as np
 
-import helper
 from engine import keras
+from roadseg import terminal
 from roadseg.errors import StopRequest, UserError
 
 JOINING_SECONDS = 300  # that the processes wait for each other at the start
@@ -223,7 +223,7 @@ def joined(limit=None):
     if several := _tells_of_several():
         _meet(several)
     _team = _form(limit)
-    helper.be_one_of(_team.neighbours, silent=not _team.is_first)
+    terminal.be_one_of(_team.neighbours, silent=not _team.is_first)
     try:
         yield _team
     except Exception as error:  # each engine has its own class for this
@@ -232,7 +232,7 @@ def joined(limit=None):
         raise
     finally:
         _team = Team()
-        helper.be_one_of(1, silent=False)
+        terminal.be_one_of(1, silent=False)
 
 
 def _form(limit):

@@ -4,7 +4,6 @@ An interrupted download goes on where it stopped; what has the wrong size or has
 """
 
 import errno
-import hashlib
 import http.client
 import os
 import shutil
@@ -14,10 +13,10 @@ import urllib.request
 import zipfile
 from pathlib import PurePosixPath
 
-from tqdm import tqdm
-
 from datasets import Remote
+from roadseg import terminal
 from roadseg.errors import DownloadError, UserError
+from roadseg.files import file_digest
 
 ATTEMPTS = 3
 TIMEOUT_SECONDS = 20
@@ -46,7 +45,9 @@ def download(remote, path):
     """
     if path.is_file():
         return
-    print(f"{remote.title}: downloading {remote.size / 1e6:.0f} MB (licence: {remote.licence})")
+    terminal.say(
+        f"{remote.title}: downloading {remote.size / 1e6:.0f} MB (licence: {remote.licence})"
+    )
     part = path.with_name(path.name + ".part")
     for attempt in range(ATTEMPTS):
         try:
@@ -76,7 +77,9 @@ def _fetch(remote, part):
         if response.status != http.client.PARTIAL_CONTENT:
             done = 0  # the server sends the whole file again
         part.parent.mkdir(parents=True, exist_ok=True)
-        bar = tqdm(total=remote.size, initial=done, unit="B", unit_scale=True, desc=remote.title)
+        bar = terminal.progress(
+            total=remote.size, initial=done, unit="B", unit_scale=True, desc=remote.title
+        )
         with bar, part.open("ab" if done else "wb") as file:
             while (chunk := response.read(CHUNK_BYTES)) and done <= remote.size:
                 file.write(chunk)
@@ -84,12 +87,6 @@ def _fetch(remote, part):
                 bar.update(len(chunk))
     if part.stat().st_size < remote.size:
         raise ConnectionError(f"ended after {part.stat().st_size} of {remote.size} bytes")
-
-
-def file_digest(path, algorithm):
-    """Return the hash of a file in hexadecimal; algorithm: a name that hashlib knows."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def verify(remote, path):
@@ -115,7 +112,9 @@ def unpack(archive, name, folder):
     try:
         with zipfile.ZipFile(archive) as opened:
             _refuse_hostile(opened.infolist(), name, archive)
-            for entry in tqdm(opened.infolist(), desc=f"unpacking {archive.name}", unit="file"):
+            for entry in terminal.progress(
+                opened.infolist(), desc=f"unpacking {archive.name}", unit="file"
+            ):
                 opened.extract(entry, unpacking)
         os.replace(unpacking / name, folder / name)
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:

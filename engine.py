@@ -9,11 +9,11 @@ import shutil
 import time
 from pathlib import Path
 
-import helper
+from roadseg import terminal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-with helper.quiet_standard_error():
+with terminal.quiet_standard_error():
     import keras
 
 SHARE_OF_LIMIT = 0.7  # of a matrix product's rate that training reaches; about
@@ -34,7 +34,7 @@ def warn_about_idle_gpu():
     if has_gpu and device_kind() == "cpu":
         packages = {"tensorflow": "tensorflow[and-cuda]", "jax": "jax[cuda]"}
         backend = keras.backend.backend()
-        helper.say(
+        terminal.say(
             f"This machine has an NVIDIA GPU, but {backend} can't use it and trains on the CPU. "
             f"To use it: pip install '{packages.get(backend, backend)}'"
         )

@@ -22,7 +22,9 @@ import run_folder
 import scoring
 from command_line import add_thorough, exit_status
 from datasets import spread
+from roadseg import terminal
 from roadseg.errors import UserError
+from roadseg.files import read_json, write_atomically, write_json
 from trained_run import load_run
 
 OFFICIAL_TESTING_COUNT = 290
@@ -64,9 +66,9 @@ def evaluate(settings):
     result, _ = scoring.score_run(predict, samples, data_set, trained, settings.part)
     if settings.part == "validation" and not settings.thorough:
         path = folder / "metrics.json"
-        earlier = run_folder.read_json(path) if path.is_file() else {}
-        run_folder.write_json(path, earlier | result)
-    helper.say(f"\n{metrics.score_table(result)}")
+        earlier = read_json(path) if path.is_file() else {}
+        write_json(path, earlier | result)
+    terminal.say(f"\n{metrics.score_table(result)}")
 
 
 def pack_submission(path, predict, samples, image_shape):
@@ -88,7 +90,7 @@ def pack_submission(path, predict, samples, image_shape):
     def write(temporary):
         with zipfile.ZipFile(temporary, "w") as archive:
             output = helper.gen_test_output(predict, samples, image_shape, scoring.PREDICTION_BATCH)
-            for sample, picture, probabilities in helper.progress(
+            for sample, picture, probabilities in terminal.progress(
                 output, total=len(samples), desc="submission", unit="picture"
             ):
                 places = birds_eye.find_places(calibrations[sample.name], *picture.shape[:2])
@@ -97,9 +99,9 @@ def pack_submission(path, predict, samples, image_shape):
                 png = imageio.imwrite("<bytes>", seen, extension=".png")
                 archive.writestr(f"{sample.name.replace('_', '_road_')}.png", png)
 
-    run_folder.write_atomically(path, write)
+    write_atomically(path, write)
     read_submission(path)
-    helper.say(f"{path}: {len(samples)} pictures as KITTI's server takes them.\n{ADVICE}")
+    terminal.say(f"{path}: {len(samples)} pictures as KITTI's server takes them.\n{ADVICE}")
 
 
 def read_submission(path):

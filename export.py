@@ -30,6 +30,7 @@ import scoring
 from command_line import exit_status
 from datasets import spread
 from engine import keras
+from roadseg import terminal
 from roadseg.errors import UserError, WrongAnswerError
 from trained_run import load_network
 
@@ -182,14 +183,14 @@ def export(settings):
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix="partial.") as temporary:
         path = Path(temporary) / output.name
-        with helper.quiet_standard_error(), contextlib.redirect_stdout(io.StringIO()):
+        with terminal.quiet_standard_error(), contextlib.redirect_stdout(io.StringIO()):
             model.export(str(path), format=form.keras_name, verbose=False)
             answer = form.open(path)
             answer(pictures[0][None])
         said = compare(answer, predict_one, pictures)
         publish(Path(temporary), output.parent)
     classes = ", ".join(f"{index} {name}" for index, name in enumerate(data_set.classes))
-    helper.say(
+    terminal.say(
         f"{output}: picture, uint8 [N, H, W, 3] RGB -> probabilities, float32 [N, H, W, "
         f"{len(data_set.classes)}]: {classes}\n{said}"
     )
@@ -219,7 +220,7 @@ def pictures_to_check(data_set, trained):
         _, testing = data_set.find(Path(trained["data_dir"]) / data_set.folder)
         return [helper.read_image(sample.picture) for sample in spread(testing, CHECKED_PICTURES)]
     except UserError as error:
-        helper.say(f"{error}\ndrawn scenes are checked instead")
+        terminal.say(f"{error}\ndrawn scenes are checked instead")
         return [scenes.draw_scene("um", index).picture for index in range(CHECKED_PICTURES)]
 
 

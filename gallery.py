@@ -12,8 +12,8 @@ import numpy as np
 import birds_eye
 import helper
 import metrics
-import run_folder
 from metrics import ROAD, VOID
+from roadseg.files import write_json
 
 WIDTH = 416  # of small pictures, pixels
 ABOVE_HEIGHT = 260  # of small pictures from above, pixels
@@ -118,4 +118,4 @@ def save(folder, tally, testing, worst):
         precision, recall = metrics.precision_and_recall(total)
         content["precision"], content["recall"] = precision.tolist(), recall.tolist()
         content["reliability"] = metrics.reliability(tally.log_odds)
-    run_folder.write_json(folder / "report" / "report.json", content)
+    write_json(folder / "report" / "report.json", content)

@@ -10,8 +10,6 @@ import functools
 import itertools
 import os
 import struct
-import sys
-import tempfile
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import scipy.ndimage
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 import birds_eye
 import download
 import scenes
 from augmentation import augment
 from datasets import DATASETS, decode_label
+from roadseg import terminal
 from roadseg.errors import DownloadError, UserError
 
 warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -45,49 +43,6 @@ PNG_FILTER_UP = 2
 PNG_COLOURS = {2: 0, 3: 2}  # number of the array's dimensions -> grey or red, green and blue
 
 
-# --- terminal -------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def quiet_standard_error():
-    """Hold back what libraries write to file descriptor 2; show it only if the body fails."""
-    with tempfile.TemporaryFile() as held:
-        sys.stderr.flush()
-        original = os.dup(2)
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held.seek(0)
-            os.write(original, held.read())
-            raise
-        finally:
-            os.dup2(original, 2)
-            os.close(original)
-
-
-_silent, _neighbours = False, 1
-
-
-def be_one_of(neighbours, silent):
-    """Know that so many processes share this machine's memory, and whether to say nothing."""
-    global _silent, _neighbours
-    _silent, _neighbours = silent, neighbours
-
-
-def progress(iterable=None, **options):
-    """tqdm that writes seldom where nobody watches, so that logs stay short."""
-    seconds = 0.5 if sys.stderr.isatty() else 30.0
-    return tqdm(iterable, mininterval=seconds, dynamic_ncols=True, disable=_silent, **options)
-
-
-def say(message):
-    """Print a message for the person at the terminal without tearing a progress bar apart."""
-    if not _silent:
-        tqdm.write(message, file=sys.stdout)
-        sys.stdout.flush()  # into a log file it would wait otherwise
-
-
 # --- data sets and weights ------------------------------------------------------------------------
 
 
@@ -103,7 +58,9 @@ def prepare_data_set(name, data_dir):
     except DownloadError as error:
         if name != "auto":
             raise
-        say(f"{error}\n\n*** NO KITTI ROAD HERE: training on DRAWN road scenes instead. ***\n")
+        terminal.say(
+            f"{error}\n\n*** NO KITTI ROAD HERE: training on DRAWN road scenes instead. ***\n"
+        )
         return _bring("synthetic", data_dir)
 
 
@@ -112,7 +69,7 @@ def _bring(name, data_dir):
     row = DATASETS[name]
     folder = data_dir / row.folder
     if row.drawn:
-        scenes.draw_data_set(folder, DRAWN_TRAINING, DRAWN_TESTING, progress=progress)
+        scenes.draw_data_set(folder, DRAWN_TRAINING, DRAWN_TESTING, progress=terminal.progress)
     elif row.remote and not folder.is_dir():
         archive = data_dir / f"{row.folder}.zip"
         download.download(row.remote, archive)
@@ -256,7 +213,7 @@ def gen_batch_function(samples, data_set, image_shape, seed=0, augmented=True, s
     """
     pair_bytes = 4 * image_shape[0] * image_shape[1]
 
-    @functools.lru_cache(maxsize=_free_memory_bytes() // 2 // _neighbours // pair_bytes)
+    @functools.lru_cache(maxsize=_free_memory_bytes() // 2 // terminal._neighbours // pair_bytes)
     def read_pair(index):
         picture = read_image(samples[index].picture, image_shape)
         return picture, read_label(samples[index], data_set, image_shape)
@@ -402,7 +359,7 @@ def save_inference_samples(
     """
     folder.mkdir(parents=True, exist_ok=True)
     output = gen_test_output(predict, samples, image_shape, batch_size)
-    for sample, picture, probabilities in progress(
+    for sample, picture, probabilities in terminal.progress(
         output, total=len(samples), desc="painting", unit="picture"
     ):
         painted = paint_classes(picture, probabilities, data_set.paint)

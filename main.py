@@ -26,14 +26,15 @@ import helper
 import metrics
 import preparation
 import report
-import run_folder
 import vgg_weights
 from command_line import at_least, exit_status, positive_rate
 from data_check import check_samples
 from datasets import DATASETS, VOID
 from engine import PRECISIONS, answering_precision, keras, warn_about_idle_gpu
 from optimizer import CosineOfSteps, LayerwiseAdam
+from roadseg import terminal
 from roadseg.errors import LossError, MemoryShortError, StopRequest, TrainingError
+from roadseg.files import write_json
 from scoring import calibrate, prediction_batch, score_run, score_simple_rules, validator
 from stopping import Stopping
 from training import (
@@ -313,7 +314,7 @@ def train_nn(training, get_batches_fn, epochs, batch_size, validate, stopping=No
                 tell(row, epochs, row is training.progress.best)
             except StopRequest:
                 training.save()
-                helper.say(f"saved; the same command with --run {training.folder.name} goes on")
+                terminal.say(f"saved; the same command with --run {training.folder.name} goes on")
                 raise
             except LossError as error:
                 training.go_back(error)
@@ -406,7 +407,7 @@ def train(network, own, folder, data_set, settings, samples, stopping):
     team.from_first(lambda: checkpoint.check_room(folder, 4 * network.count_params()))
     state = Training(network, make_trainer, folder, seed, parts)
     total = epochs * (TRAINING_COST * len(training) + len(validation))
-    with helper.progress(total=total, desc="training", unit="pass", smoothing=0.1) as bar:
+    with terminal.progress(total=total, desc="training", unit="pass", smoothing=0.1) as bar:
         validate = validator(
             network, own, validation, data_set, shape, lambda *_: stopping.check() or bar.update()
         )
@@ -429,9 +430,9 @@ def write_results(network, folder, data_set, settings, parts):
     gallery.save(folder, tally, shown, worst)
     if "perspective" in result:
         result["simple_rules"] = score_simple_rules(training, validation, data_set)
-    run_folder.write_json(folder / "metrics.json", result)
+    write_json(folder / "metrics.json", result)
     page = report.write(folder)
-    helper.say(f"\n{metrics.score_table(result)}\n\neverything on one page: {page}")
+    terminal.say(f"\n{metrics.score_table(result)}\n\neverything on one page: {page}")
 
 
 def main(arguments=None):

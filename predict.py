@@ -28,7 +28,9 @@ import scoring
 import video
 from command_line import add_thorough, exit_status, positive_rate
 from datasets import PICTURE_SUFFIXES
+from roadseg import terminal
 from roadseg.errors import FaultyPicturesError, UserError
+from roadseg.files import written_whole
 from trained_run import load_run
 
 SUFFIXES = (*PICTURE_SUFFIXES, *video.SUFFIXES, ".gif")  # what is looked for in folders
@@ -290,10 +292,10 @@ def predict_sources(settings, stopping):
     encoded = helper.map_ahead(encode, answers, helper.WORKERS)
     until_stopped = itertools.takewhile(lambda _: not stopping.wish, encoded)
     total, started = sum(source.expected for source in sources) or None, time.monotonic()
-    with stopping.granted(), helper.progress(until_stopped, total=total, unit="picture") as bar:
+    with stopping.granted(), terminal.progress(until_stopped, total=total, unit="picture") as bar:
         write_all(bar, targets)
         rate = bar.n / (time.monotonic() - started)
-        helper.say(f"{output}: {bar.n} pictures or frames, {rate:.1f} a second")
+        terminal.say(f"{output}: {bar.n} pictures or frames, {rate:.1f} a second")
     if faults:
         raise FaultyPicturesError("\n".join(sorted(map(str, faults))))
     return rate
@@ -315,7 +317,7 @@ def write_all(encoded, targets):
 def open_target(files, path, codec, source):
     """Open a file to write, whole or not at all, until `files` is closed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = files.enter_context(run_folder.written_whole(path))
+    temporary = files.enter_context(written_whole(path))
     return files.enter_context(codec.writing(temporary, source))
 
 

@@ -12,6 +12,7 @@ import helper
 import run_folder
 from datasets import spread
 from engine import device_kind, device_names, expected_seconds, faster_precision, keras
+from roadseg import terminal
 
 # Of a data set's epochs, which are what processors have time for: the last of the quality comes
 # slowly (docs/experiments.md).
@@ -50,7 +51,7 @@ def choose_pictures(data_set, root, settings):
     parts = training, validation, testing or validation
     parts = training, validation, testing = [spread(part, settings["limit"]) for part in parts]
     settings["labels"] = data_set.label_note(len(labelled), root)
-    helper.say(
+    terminal.say(
         f"{data_set.title} in {root}: {len(training)} pictures to train on, {len(validation)} to "
         f"validate, {len(testing)} to paint\n({settings['labels']})"
     )
@@ -74,7 +75,7 @@ def open_folder(settings, lock, data_set):
     epochs = settings["epochs"] or earlier.get("epochs") or default_epochs(data_set)
     decided = {"epochs": epochs}
     if run_folder.is_finished(folder, settings | decided):
-        helper.say(f"{folder}: this run is finished; nothing to do (more --epochs would go on)")
+        terminal.say(f"{folder}: this run is finished; nothing to do (more --epochs would go on)")
         return str(folder), {}
     checkpoint.check_kept(folder)
     lock.enter_context(run_folder.lock_run(folder))
@@ -88,7 +89,7 @@ def open_folder(settings, lock, data_set):
     run_folder.note_settings(folder, settings | decided)
     (folder / "metrics.json").unlink(missing_ok=True)  # of fewer epochs: it would seem finished
     shape = "x".join(map(str, settings["image_shape"]))
-    helper.say(f"run: {folder}, {epochs} epochs, pictures of {shape} pixels")
+    terminal.say(f"run: {folder}, {epochs} epochs, pictures of {shape} pixels")
     return str(folder), decided
 
 
@@ -102,7 +103,7 @@ def tell_plan(network, settings, trained, predicted):
         network, settings["image_shape"], settings["training_precision"], trained, predicted
     )
     minutes = math.ceil(seconds / 60 / team.devices)
-    helper.say(
+    terminal.say(
         f"{settings['training_precision']}, {settings['pictures_a_step']} pictures a step, on "
         f"{device_names(team.devices)}: about {minutes} min in all"
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 import run_folder
 from datasets import DATASETS, row_of
 from roadseg.errors import UserError
+from roadseg.files import read_json, write_atomically
 
 HERE = Path(__file__).parent
 WIDTH, HEIGHT = 360, 230  # of a chart, SVG units
@@ -42,12 +43,12 @@ def write(folder):
         settings=_rows((name, json.dumps(value)) for name, value in settings.items()),
     )
     path = folder / "report.html"
-    run_folder.write_atomically(path, lambda part: part.write_text(page, encoding="utf-8"))
+    write_atomically(path, lambda part: part.write_text(page, encoding="utf-8"))
     return path
 
 
 def _read(path):
-    return run_folder.read_json(path) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def _text(value):

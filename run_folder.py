@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import itertools
-import json
 import os
 import platform
 import subprocess
@@ -11,6 +10,7 @@ import time
 from pathlib import Path
 
 from roadseg.errors import UserError
+from roadseg.files import read_json, write_json
 
 try:
     import fcntl
@@ -120,43 +120,3 @@ def lock_run(folder):
 def note_settings(folder, settings):
     """Write settings.json, or renew what an older one says of these settings."""
     write_json(folder / "settings.json", earlier_settings(folder) | settings)
-
-
-@contextlib.contextmanager
-def written_whole(path):
-    """Give a temporary path to write in the body, which then gets the name: whole or not at all.
-
-    The temporary file keeps the suffixes, which decide on the format, and is synced to the disk.
-    """
-    temporary = path.with_name(f"partial.{path.name}")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError) and error.errno and not error.filename:
-            error.filename = str(path)  # a full disk is told without one
-        raise
-
-
-def write_atomically(path, write):
-    """Let write(temporary path) make a file, whole or not at all."""
-    with written_whole(path) as temporary:
-        write(temporary)
-
-
-def write_json(path, content):
-    """Write content as indented JSON, atomically."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def read_json(path):
-    """Read a JSON file of a run. Raises UserError that names a damaged one."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}); use another --run") from error

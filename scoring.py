@@ -7,8 +7,9 @@ import scipy.special
 import devices
 import helper
 import metrics
-import run_folder
 from engine import keras
+from roadseg import terminal
+from roadseg.files import write_json
 
 PREDICTION_BATCH = 4  # pictures on each device
 OTHER_SCALES = (0.85, 1.15)  # of the size that is asked for
@@ -114,7 +115,7 @@ def calibrate(network, samples, data_set, image_shape, folder):
     """
     tally = score_pictures(predictor(network), samples, data_set, image_shape)
     slope, offset = fit_calibration(tally.log_odds)
-    run_folder.write_json(folder / "calibration.json", {"slope": slope, "offset": offset})
+    write_json(folder / "calibration.json", {"slope": slope, "offset": offset})
     return predictor(network, (slope, offset))
 
 
@@ -144,12 +145,12 @@ def score_run(predict, samples, data_set, settings, split, look=lambda *_: None)
     """
     calibrations, faults = helper.read_calibrations(samples)
     if faults:
-        helper.say(
+        terminal.say(
             f"{len(faults)} of {len(samples)} pictures have no whole calibration file and are left "
             f"out of the scores from above: {' '.join(faults)}\n"
             + "\n".join(list(faults.values())[:FAULTS_SHOWN])
         )
-    with helper.progress(total=len(samples), desc="scoring", unit="picture") as bar:
+    with terminal.progress(total=len(samples), desc="scoring", unit="picture") as bar:
         shape = settings["image_shape"]
         tally = score_pictures(
             predict, samples, data_set, shape, calibrations,

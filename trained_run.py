@@ -1,12 +1,12 @@
 """Brings a trained run back, ready to answer."""
 
 import checkpoint
-import run_folder
 import vgg_weights
 from datasets import row_of
 from engine import answering_precision, keras
 from main import layers, load_vgg
 from roadseg.errors import UserError
+from roadseg.files import read_json
 from scoring import predictor
 
 
@@ -17,7 +17,7 @@ def load_network(folder, precision=None):
     Returns (network of `layers`, (slope, offset) of its calibration, row of DATASETS, settings).
     Raises UserError where the run has no weights, or damaged ones.
     """
-    settings, weights = run_folder.read_json(folder / "settings.json"), folder / checkpoint.BEST
+    settings, weights = read_json(folder / "settings.json"), folder / checkpoint.BEST
     if not weights.is_file():
         raise UserError(f"{weights}: not found; this run has not trained a whole epoch yet")
     data_set = row_of(settings)
@@ -28,7 +28,7 @@ def load_network(folder, precision=None):
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{weights}: damaged, or of another network ({error})") from error
     fit = folder / "calibration.json"
-    fit = run_folder.read_json(fit) if fit.is_file() else {"slope": 1.0, "offset": 0.0}
+    fit = read_json(fit) if fit.is_file() else {"slope": 1.0, "offset": 0.0}
     return network, (fit["slope"], fit["offset"]), data_set, settings
 
 

@@ -13,9 +13,9 @@ import numpy as np
 
 import checkpoint
 import devices
-import helper
 import run_folder
 from engine import keras
+from roadseg import terminal
 from roadseg.errors import LossError, MemoryShortError, TrainingError
 
 SAVE_SECONDS = 180  # between two checkpoints within an epoch
@@ -49,7 +49,7 @@ class Training:
         arrays = {}
 
         def load():
-            found, progress = checkpoint.load(self.folder, helper.say)
+            found, progress = checkpoint.load(self.folder, terminal.say)
             arrays.update(found or {})
             return bool(found), dataclasses.asdict(progress)
 
@@ -150,7 +150,7 @@ class Training:
                 "a new --run"
             )
         self.restore(returns=returns)
-        helper.say(f"{reason}; back to {self.place()}, with half the rate (return {returns})")
+        terminal.say(f"{reason}; back to {self.place()}, with half the rate (return {returns})")
 
     def cut_batches(self, reason, batch_size):
         """Return to the newest state and cut batches into twice as many parts from there on."""
@@ -161,7 +161,7 @@ class Training:
                 f"{reason}: try a smaller --image-shape or --batch-size, in a new --run"
             )
         self.restore(parts=parts)
-        helper.say(f"{reason}; back to {self.place()}, each batch cut into {parts} parts")
+        terminal.say(f"{reason}; back to {self.place()}, each batch cut into {parts} parts")
 
     def place(self):
         """Say where the training stands."""
@@ -232,7 +232,7 @@ def reseed_dropout(network, *numbers):
 
 def tell(row, epochs, is_best):
     """Tell the person at the terminal how an epoch went."""
-    helper.say(
+    terminal.say(
         f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}, validation loss "
         f"{row['val_loss']:.4f}, IoU {row['val_iou']:.2f}, "
         + (f"F1 {row['val_max_f']:.2f}, " if row["val_max_f"] is not None else "")

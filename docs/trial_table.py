@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import mean
 
 from roadseg.errors import UserError
+from roadseg.files import read_json
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -30,7 +31,7 @@ def read_run(folder):
 
     Returns (its trial, the flags that are compared, its seed, {name: number}). Raises UserError.
     """
-    settings, rows = run_folder.read_json(folder / "settings.json"), run_folder.read_log(folder)
+    settings, rows = read_json(folder / "settings.json"), run_folder.read_log(folder)
     if not rows:
         raise UserError(f"{folder}: its log.csv has no epoch yet")
     parser = argparse.ArgumentParser(allow_abbrev=False)

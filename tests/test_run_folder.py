@@ -18,6 +18,7 @@ import preparation
 import run_folder
 from engine import keras
 from roadseg.errors import UserError
+from roadseg.files import write_atomically
 from tests.small import HERE, error_line, run_kitti, run_main, run_predict
 
 
@@ -122,7 +123,7 @@ def test_a_disk_that_fills_up_is_told_with_the_file(tmp_path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(OSError, match=r"No space left on device: .*/picture\.png'"):
-        run_folder.write_atomically(tmp_path / "picture.png", write_half)
+        write_atomically(tmp_path / "picture.png", write_half)
     assert not list(tmp_path.iterdir())
 
 

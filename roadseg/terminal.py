@@ -1,0 +1,48 @@
+"""What a person at the terminal sees: messages, progress bars, and libraries kept quiet."""
+
+import contextlib
+import os
+import sys
+import tempfile
+
+from tqdm import tqdm
+
+
+@contextlib.contextmanager
+def quiet_standard_error():
+    """Hold back what libraries write to file descriptor 2; show it only if the body fails."""
+    with tempfile.TemporaryFile() as held:
+        sys.stderr.flush()
+        original = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(original, held.read())
+            raise
+        finally:
+            os.dup2(original, 2)
+            os.close(original)
+
+
+_silent, _neighbours = False, 1
+
+
+def be_one_of(neighbours, silent):
+    """Know that so many processes share this machine's memory, and whether to say nothing."""
+    global _silent, _neighbours
+    _silent, _neighbours = silent, neighbours
+
+
+def progress(iterable=None, **options):
+    """tqdm that writes seldom where nobody watches, so that logs stay short."""
+    seconds = 0.5 if sys.stderr.isatty() else 30.0
+    return tqdm(iterable, mininterval=seconds, dynamic_ncols=True, disable=_silent, **options)
+
+
+def say(message):
+    """Print a message for the person at the terminal without tearing a progress bar apart."""
+    if not _silent:
+        tqdm.write(message, file=sys.stdout)
+        sys.stdout.flush()  # into a log file it would wait otherwise
