@@ -73,10 +73,15 @@ def make_run(folder, image_shape):
     folder.mkdir(parents=True)
     network, _ = build_networks(FLOAT32)
     network.save_weights(folder / "best.weights.h5")
-    write_json(folder / "settings.json", {
-        "dataset": "synthetic", "precision": FLOAT32, "image_shape": image_shape,
-        "data_dir": str(folder),
-    })  # fmt: skip
+    write_json(
+        folder / "settings.json",
+        {
+            "dataset": "synthetic",
+            "precision": FLOAT32,
+            "image_shape": image_shape,
+            "data_dir": str(folder),
+        },
+    )
     return folder
 
 
@@ -170,19 +175,21 @@ def measure_training(folder, precision):
         state.save()
 
     step_operations = operations(network, NETWORK_SHAPE, training=True)
-    figures = measure({
-        LIMIT: lambda: rate_of_matrix_product(step_operations, precision),
-        "reading and augmenting alone": lambda: rate_of(read, training_part),
-        STEPS: lambda: rate_of(
-            lambda batch: take_step(state.trainer, batch, labels), pictures),
-        "whole epoch, with validation and checkpoint": lambda: rate_of(epoch, training_part),
-    })  # fmt: skip
+    figures = measure(
+        {
+            LIMIT: lambda: rate_of_matrix_product(step_operations, precision),
+            "reading and augmenting alone": lambda: rate_of(read, training_part),
+            STEPS: lambda: rate_of(lambda batch: take_step(state.trainer, batch, labels), pictures),
+            "whole epoch, with validation and checkpoint": lambda: rate_of(epoch, training_part),
+        }
+    )
     for name, rate in figures.items():
         yield {
-            "what": name, "pictures a second": rate,
+            "what": name,
+            "pictures a second": rate,
             "of training steps alone": rate / figures[STEPS],
             "of a matrix product": rate / figures[LIMIT],
-        }  # fmt: skip
+        }
 
 
 def measure_prediction(folder):
@@ -195,10 +202,13 @@ def measure_prediction(folder):
         figures = measure(prediction_things(case, run, shape, image_shape, count))
         for name, rate in figures.items():
             yield {
-                "pictures": shape, "network": image_shape, "what": name,
-                "pictures a second": rate, "of the network alone": rate / figures[ALONE],
+                "pictures": shape,
+                "network": image_shape,
+                "what": name,
+                "pictures a second": rate,
+                "of the network alone": rate / figures[ALONE],
                 "of a matrix product": rate / figures[LIMIT],
-            }  # fmt: skip
+            }
 
 
 def table(rows):
@@ -218,10 +228,12 @@ def text(value):
 def bench(settings):
     """Do what the command line says."""
     machine = {
-        "date": time.strftime("%Y-%m-%d"), "processor": processor(), "cores": os.cpu_count(),
+        "date": time.strftime("%Y-%m-%d"),
+        "processor": processor(),
+        "cores": os.cpu_count(),
         "devices": keras.distribution.list_devices(),
         "versions": {name: metadata.version(name) for name in ("keras", keras.backend.backend())},
-    }  # fmt: skip
+    }
     machine["training precision"] = precision = faster_precision()
     with tempfile.TemporaryDirectory() as folder:
         parts = {

@@ -24,8 +24,15 @@ STATES_KEPT = 2
 STATE_COPIES = 4  # of the weights' size in a state: they, their averages, Adam's two moments
 BEST = "best.weights.h5"
 LOG_FIELDS = (
-    "epoch", "seconds", "loss", "val_loss", "val_iou", "val_max_f", "learning_rate", "returns",
-)  # fmt: skip
+    "epoch",
+    "seconds",
+    "loss",
+    "val_loss",
+    "val_iou",
+    "val_max_f",
+    "learning_rate",
+    "returns",
+)
 
 
 @dataclasses.dataclass
@@ -109,8 +116,11 @@ def load(folder, say):
     states = _read_states(folder)
     for number, state in enumerate(states):
         progress = Progress(**state["progress"])
-        damaged = [name for name, digest in state["files"].items()
-                   if not _is_whole(manifest_path(folder).with_name(name), digest)]  # fmt: skip
+        damaged = [
+            name
+            for name, digest in state["files"].items()
+            if not _is_whole(manifest_path(folder).with_name(name), digest)
+        ]
         if not damaged:
             if number:
                 _write_states(folder, states[number:])

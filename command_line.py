@@ -34,9 +34,11 @@ def positive_rate(text):
 def add_thorough(parser):
     """Add the flag that asks for `scoring.thoroughly`."""
     parser.add_argument(
-        "--thorough", action="store_true", help="take the mean of what the network says at 85, 100 "
+        "--thorough",
+        action="store_true",
+        help="take the mean of what the network says at 85, 100 "
         "and 115 % of the size: a little better, for three times the work",
-    )  # fmt: skip
+    )
 
 
 def exit_status(work):

@@ -102,9 +102,12 @@ def _kitti_samples(folder, labels=None):
     paths = _pictures(folder, "um_000000.png and so on", "*.png")
     strangers = [path for path in paths if not re.fullmatch(r"(um|umm|uu)_\d{6}", path.stem)]
     if strangers:
-        raise UserError("\n".join(
-            f"{path}: expected a name such as um_000000.png, umm_… or uu_…" for path in strangers
-        ))  # fmt: skip
+        raise UserError(
+            "\n".join(
+                f"{path}: expected a name such as um_000000.png, umm_… or uu_…"
+                for path in strangers
+            )
+        )
     samples = []
     for path in paths:
         category, number = path.stem.split("_")
@@ -142,11 +145,19 @@ def find_cityscapes(root):
     """
     pictures, ending = root / "leftImg8bit", "_leftImg8bit"
     samples = [
-        Sample(path.stem.removesuffix(ending), path, root / "gtFine" / part / path.parent.name
-               / f"{path.stem.removesuffix(ending)}_gtFine_labelIds.png", part)
+        Sample(
+            path.stem.removesuffix(ending),
+            path,
+            root
+            / "gtFine"
+            / part
+            / path.parent.name
+            / f"{path.stem.removesuffix(ending)}_gtFine_labelIds.png",
+            part,
+        )
         for part in ("train", "val")
         for path in _pictures(pictures / part, "folders of cities", f"*/*{ending}.png")
-    ]  # fmt: skip
+    ]
     _refuse_missing_labels(samples)
     testing = sorted((pictures / "test").glob(f"*/*{ending}.png"))
     return samples, [Sample(path.stem, path, None, "test") for path in testing]
@@ -172,10 +183,14 @@ def find_folder(root):
         count = max(1, len(names) // 5)
         chosen = set(names[-count:])
     samples = [
-        Sample(path.stem, path, root / "masks" / f"{path.stem}.png",
-               "val" if path.stem in chosen else "train")
+        Sample(
+            path.stem,
+            path,
+            root / "masks" / f"{path.stem}.png",
+            "val" if path.stem in chosen else "train",
+        )
         for path in paths
-    ]  # fmt: skip
+    ]
     _refuse_missing_labels(samples)
     testing = _pictures(root / "testing", "pictures") if (root / "testing").is_dir() else []
     return samples, [Sample(path.stem, path, None, "test") for path in testing]
@@ -223,9 +238,10 @@ def _lines(path):
 def _pictures(folder, expected, pattern="*.*"):
     """List a folder's pictures by name; raise UserError where there are none."""
     pictures = sorted(
-        path for path in folder.glob(pattern) if path.suffix.lower() in PICTURE_SUFFIXES
-        and not path.name.startswith(".")
-    )  # fmt: skip
+        path
+        for path in folder.glob(pattern)
+        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+    )
     if not pictures:
         raise UserError(f"{folder}: no pictures found here; expected {expected}")
     return pictures
@@ -329,23 +345,42 @@ ROAD_GREEN = {1: (0, 230, 150)}  # bluish enough for eyes that take green for re
 # Cityscapes' numbers of the classes that count, with their names and colours; all others are void
 # (M. Cordts et al.: The Cityscapes Dataset for Semantic Urban Scene Understanding, 2016).
 CITYSCAPES_CLASSES = {
-    "road": (7, (128, 64, 128)), "sidewalk": (8, (244, 35, 232)), "building": (11, (70, 70, 70)),
-    "wall": (12, (102, 102, 156)), "fence": (13, (190, 153, 153)), "pole": (17, (153, 153, 153)),
-    "traffic light": (19, (250, 170, 30)), "traffic sign": (20, (220, 220, 0)),
-    "vegetation": (21, (107, 142, 35)), "terrain": (22, (152, 251, 152)),
-    "sky": (23, (70, 130, 180)), "person": (24, (220, 20, 60)), "rider": (25, (255, 0, 0)),
-    "car": (26, (0, 0, 142)), "truck": (27, (0, 0, 70)), "bus": (28, (0, 60, 100)),
-    "train": (31, (0, 80, 100)), "motorcycle": (32, (0, 0, 230)), "bicycle": (33, (119, 11, 32)),
-}  # fmt: skip
+    "road": (7, (128, 64, 128)),
+    "sidewalk": (8, (244, 35, 232)),
+    "building": (11, (70, 70, 70)),
+    "wall": (12, (102, 102, 156)),
+    "fence": (13, (190, 153, 153)),
+    "pole": (17, (153, 153, 153)),
+    "traffic light": (19, (250, 170, 30)),
+    "traffic sign": (20, (220, 220, 0)),
+    "vegetation": (21, (107, 142, 35)),
+    "terrain": (22, (152, 251, 152)),
+    "sky": (23, (70, 130, 180)),
+    "person": (24, (220, 20, 60)),
+    "rider": (25, (255, 0, 0)),
+    "car": (26, (0, 0, 142)),
+    "truck": (27, (0, 0, 70)),
+    "bus": (28, (0, 60, 100)),
+    "train": (31, (0, 80, 100)),
+    "motorcycle": (32, (0, 0, 230)),
+    "bicycle": (33, (119, 11, 32)),
+}
 CITYSCAPES_NUMBERS = 34  # 0 to 33, and 255 for number plates
 
 # Names, order and grouping of the SegNet tutorial; each with a colour to paint it with.
 CAMVID_CLASSES = {
-    "sky": (128, 128, 128), "building": (128, 0, 0), "pole": (192, 192, 128),
-    "road": (128, 64, 128), "pavement": (60, 40, 222), "tree": (128, 128, 0),
-    "sign": (192, 128, 128), "fence": (64, 64, 128), "car": (64, 0, 128),
-    "pedestrian": (64, 64, 0), "bicyclist": (0, 128, 192),
-}  # fmt: skip
+    "sky": (128, 128, 128),
+    "building": (128, 0, 0),
+    "pole": (192, 192, 128),
+    "road": (128, 64, 128),
+    "pavement": (60, 40, 222),
+    "tree": (128, 128, 0),
+    "sign": (192, 128, 128),
+    "fence": (64, 64, 128),
+    "car": (64, 0, 128),
+    "pedestrian": (64, 64, 0),
+    "bicyclist": (0, 128, 192),
+}
 
 DATASETS = {
     "kitti": Dataset(

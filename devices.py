@@ -283,10 +283,12 @@ def _meet(told_by):
     jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is for stopping.py
     try:
         jax.distributed.initialize(
-            num_processes=_number("JAX_NUM_PROCESSES"), process_id=_number("JAX_PROCESS_ID"),
-            initialization_timeout=JOINING_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            num_processes=_number("JAX_NUM_PROCESSES"),
+            process_id=_number("JAX_PROCESS_ID"),
+            initialization_timeout=JOINING_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=HEARTBEAT_SECONDS,
-        )  # fmt: skip
+        )
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"the processes did not find each other: {reason}") from error
@@ -310,6 +312,8 @@ def _end_as_lost():
     print(
         f"process {_team.process}: another process of this training is lost; start all of them "
         "again with the same --run, and they go on from the last checkpoint (what JAX said: "
-        f"{_native_log.name})", file=sys.stderr, flush=True,
-    )  # fmt: skip
+        f"{_native_log.name})",
+        file=sys.stderr,
+        flush=True,
+    )
     os._exit(1)  # without waiting for the lost one

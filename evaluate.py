@@ -1,9 +1,9 @@
 """Scores a trained run again, as KITTI does, and packs a submission.
 
-    python evaluate.py RUN                            the validation part, into RUN/metrics.json
-    python evaluate.py RUN --part training            the training part, on the terminal
-    python evaluate.py RUN --thorough                 what asking at three sizes brings, likewise
-    python evaluate.py RUN --submission FILE.zip      the testing pictures, for KITTI's server
+python evaluate.py RUN                            the validation part, into RUN/metrics.json
+python evaluate.py RUN --part training            the training part, on the terminal
+python evaluate.py RUN --thorough                 what asking at three sizes brings, likewise
+python evaluate.py RUN --submission FILE.zip      the testing pictures, for KITTI's server
 """
 
 import argparse

@@ -54,9 +54,11 @@ class TestingGallery:
         picture, painted: uint8 [H, W, 3]; probabilities: float32 [H, W, C].
         """
         if sample.name in self.names:
-            certain = probabilities[..., ROAD] if probabilities.shape[-1] == 2 else (
-                probabilities.max(axis=-1)
-            )  # fmt: skip
+            certain = (
+                probabilities[..., ROAD]
+                if probabilities.shape[-1] == 2
+                else (probabilities.max(axis=-1))
+            )
             layers = {"picture": picture, "probability": metrics.to_confidence(certain)}
             for layer, image in {**layers, "mask": painted}.items():
                 save_small(self.folder / f"{sample.name}_{layer}.jpg", image)

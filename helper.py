@@ -261,9 +261,12 @@ def gen_test_output(predict, samples, image_shape, batch_size=1):
     probabilities float32 [H, W, C]) for each sample. Raises UserError for one that can't be read.
     """
     return predict_ahead(
-        predict, samples, lambda sample: read_image(sample.picture), lambda _: image_shape,
+        predict,
+        samples,
+        lambda sample: read_image(sample.picture),
+        lambda _: image_shape,
         batch_size,
-    )  # fmt: skip
+    )
 
 
 def predict_ahead(predict, items, read, choose_shape, batch_size):
@@ -341,13 +344,17 @@ def encode_png(picture):
     compressor = zlib.compressobj(1, strategy=zlib.Z_RLE)
     header = struct.pack(">2I5B", width, height, 8, PNG_COLOURS[picture.ndim], 0, 0, 0)
     chunks = {
-        b"IHDR": header, b"IDAT": compressor.compress(filtered) + compressor.flush(), b"IEND": b""
-    }  # fmt: skip
+        b"IHDR": header,
+        b"IDAT": compressor.compress(filtered) + compressor.flush(),
+        b"IEND": b"",
+    }
     return PNG_SIGNATURE + b"".join(
-        struct.pack(">I", len(content)) + name + content
+        struct.pack(">I", len(content))
+        + name
+        + content
         + struct.pack(">I", zlib.crc32(name + content))
         for name, content in chunks.items()
-    )  # fmt: skip
+    )
 
 
 def save_inference_samples(

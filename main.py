@@ -37,12 +37,7 @@ from roadseg.errors import LossError, MemoryShortError, StopRequest, TrainingErr
 from roadseg.files import write_json
 from scoring import calibrate, prediction_batch, score_run, score_simple_rules, validator
 from stopping import Stopping
-from training import (
-    TRAINING_COST,
-    Training,
-    tell,
-    train_epoch,
-)
+from training import TRAINING_COST, Training, tell, train_epoch
 
 VGG_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # (convolutions, channels) each
 # Pretrained layers that stay as they are: edges and textures are the same in every street, and
@@ -78,11 +73,20 @@ def parse_settings(arguments=None):
     add("--vgg", default="conv", metavar="conv|full|none|FILE", help="ImageNet weights to start on")
     add("--image-shape", type=at_least(1), nargs=2, metavar=("H", "W"), help="pixels, in training")
     add("--epochs", type=at_least(1), metavar="N", help="how often each picture is seen")
-    add("--batch-size", default=BATCH_SIZE, type=at_least(1), metavar="N",
-        help="pictures a step, on each device")  # fmt: skip
+    add(
+        "--batch-size",
+        default=BATCH_SIZE,
+        type=at_least(1),
+        metavar="N",
+        help="pictures a step, on each device",
+    )
     add("--learning-rate", default=LEARNING_RATE, type=positive_rate, metavar="R", help="highest")
-    add("--precision", default="auto", choices=["auto", *PRECISIONS],
-        help="of the inner layers; auto: trains in the fastest, answers in float32")  # fmt: skip
+    add(
+        "--precision",
+        default="auto",
+        choices=["auto", *PRECISIONS],
+        help="of the inner layers; auto: trains in the fastest, answers in float32",
+    )
     add("--devices", type=at_least(1), metavar="N", help="of each machine to use; default: all")
     add("--seed", default=0, type=at_least(0), metavar="N", help="of every random number")
     add("--limit", type=at_least(1), metavar="N", help="use at most N pictures of each part")
@@ -146,9 +150,14 @@ def load_vgg(weights, blocks=VGG_BLOCKS, head_channels=HEAD_CHANNELS):
 def convolution(x, channels, size, name, **options):
     """Convolve and rectify, keeping height and width. options: further ones of Conv2D."""
     return keras.layers.Conv2D(
-        channels, size, padding="same", activation="relu", kernel_initializer="he_normal",
-        name=name, **options,
-    )(x)  # fmt: skip
+        channels,
+        size,
+        padding="same",
+        activation="relu",
+        kernel_initializer="he_normal",
+        name=name,
+        **options,
+    )(x)
 
 
 def drop(x, name, kind=keras.layers.Dropout):
@@ -201,7 +210,7 @@ def score(x, num_classes, name):
     start = keras.initializers.TruncatedNormal(stddev=SCORE_DEVIATION)
     return keras.layers.Conv2D(
         num_classes, 1, kernel_initializer=start, dtype="float32", name=name
-    )(x)  # fmt: skip
+    )(x)
 
 
 def upsample(x, factor, name):
@@ -211,9 +220,15 @@ def upsample(x, factor, name):
     """
     x = keras.ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], mode="symmetric")
     x = keras.layers.Conv2DTranspose(
-        x.shape[-1], 2 * factor, strides=factor, padding="same", use_bias=False,
-        kernel_initializer=bilinear_kernel, dtype="float32", name=name,
-    )(x)  # fmt: skip
+        x.shape[-1],
+        2 * factor,
+        strides=factor,
+        padding="same",
+        use_bias=False,
+        kernel_initializer=bilinear_kernel,
+        dtype="float32",
+        name=name,
+    )(x)
     return keras.layers.Cropping2D(factor, dtype="float32")(x)
 
 
@@ -242,14 +257,19 @@ def optimize(network, learning_rate, total_steps, slowdown=1.0, parts=1):
     """
     warm_up, rate = max(1, round(WARM_UP_SHARE * total_steps)), slowdown * learning_rate
     schedule = CosineOfSteps(
-        rate / warm_up, max(1, total_steps - warm_up), alpha=0.0,
-        warmup_target=rate, warmup_steps=warm_up,
-    )  # fmt: skip
+        rate / warm_up,
+        max(1, total_steps - warm_up),
+        alpha=0.0,
+        warmup_target=rate,
+        warmup_steps=warm_up,
+    )
     schedule.parts = parts
     optimizer = LayerwiseAdam(
-        schedule, global_clipnorm=CLIP_NORM, averaged_share=AVERAGED_SHARE,
+        schedule,
+        global_clipnorm=CLIP_NORM,
+        averaged_share=AVERAGED_SHARE,
         gradient_accumulation_steps=parts if parts > 1 else None,
-    )  # fmt: skip
+    )
     trainer = keras.Model(network.input, network.output, name="trainer")
     trainer.compile(optimizer, picture_loss)
     # Keras would learn shapes from the first batch, which it can't where that lies on many devices.
@@ -376,8 +396,10 @@ def build_networks(weights, num_classes, settings):
         return layers(load_vgg(weights), num_classes)
 
     team, training, answering = (
-        devices.team(), settings["training_precision"], answering_precision(settings)
-    )  # fmt: skip
+        devices.team(),
+        settings["training_precision"],
+        answering_precision(settings),
+    )
     network = own = build(training)
     if team.processes > 1 or training != answering:
         with team.own_scope():

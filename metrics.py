@@ -140,12 +140,15 @@ def reliability(counts):
     chance = 1 / (1 + np.exp(-bin_log_odds()))
     bins = np.minimum((chance * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
     total = counts.sum(axis=0)
-    sums = (np.bincount(bins, weights, RELIABILITY_BINS).tolist()
-            for weights in (total * chance, counts[1], total))  # fmt: skip
+    sums = (
+        np.bincount(bins, weights, RELIABILITY_BINS).tolist()
+        for weights in (total * chance, counts[1], total)
+    )
     return [
         {"probability": chances / pixels, "road": road / pixels, "pixels": int(pixels)}
-        for chances, road, pixels in zip(*sums, strict=True) if pixels
-    ]  # fmt: skip
+        for chances, road, pixels in zip(*sums, strict=True)
+        if pixels
+    ]
 
 
 def calibration_scores(counts):

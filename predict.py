@@ -1,10 +1,10 @@
 """Uses a trained run on pictures and videos.
 
-    python predict.py RUN street.jpg holiday/ 'more/*.png'     RUN/predictions/NAME_overlay.png
-    python predict.py RUN drive.mp4 --save mask probability    RUN/predictions/drive_mask.mkv …
-    python predict.py RUN camera:0 --output DIR                until Ctrl-C
-    python predict.py RUN large.jpg --scale 1                  at the picture's own resolution
-    python predict.py RUN street.jpg --thorough                at three sizes: better and slower
+python predict.py RUN street.jpg holiday/ 'more/*.png'     RUN/predictions/NAME_overlay.png
+python predict.py RUN drive.mp4 --save mask probability    RUN/predictions/drive_mask.mkv …
+python predict.py RUN camera:0 --output DIR                until Ctrl-C
+python predict.py RUN large.jpg --scale 1                  at the picture's own resolution
+python predict.py RUN street.jpg --thorough                at three sizes: better and slower
 """
 
 import argparse
@@ -48,12 +48,21 @@ def parse_settings(arguments=None):
     )
     add = parser.add_argument
     add("run", metavar="RUN", help="a run's folder, or its name in runs/")
-    add("paths", nargs="+", metavar="PATH", help="a picture, a video, a folder (with all below), "
-        "a glob, or camera:0")  # fmt: skip
+    add(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="a picture, a video, a folder (with all below), a glob, or camera:0",
+    )
     add("--output", type=Path, metavar="DIR", help="default: RUN/predictions")
     add("--save", nargs="+", default=["overlay"], choices=list(KINDS), help="what to write of each")
-    add("--scale", type=positive_rate, metavar="S", help="of what the network sees to the picture: "
-        "1 is its own resolution; to multiples of 32; default: the size of training")  # fmt: skip
+    add(
+        "--scale",
+        type=positive_rate,
+        metavar="S",
+        help="of what the network sees to the picture: "
+        "1 is its own resolution; to multiples of 32; default: the size of training",
+    )
     add_thorough(parser)
     return parser.parse_args(arguments)
 
@@ -262,10 +271,14 @@ def load_predictor(folder, settings):
 def encode_answer(answer, targets, data_set):
     """Encode all that is to be written of (source, frame), picture, probabilities."""
     (source, frame), *seen = answer
-    return source, frame, {
-        kind: source.codec(KINDS[kind].codec).encode(KINDS[kind].make(*seen, data_set))
-        for kind in targets[source]
-    }  # fmt: skip
+    return (
+        source,
+        frame,
+        {
+            kind: source.codec(KINDS[kind].codec).encode(KINDS[kind].make(*seen, data_set))
+            for kind in targets[source]
+        },
+    )
 
 
 def predict_sources(settings, stopping):

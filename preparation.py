@@ -27,18 +27,22 @@ def complete_settings(settings):
     used, data_set, root = helper.prepare_data_set(settings.dataset, settings.data_dir)
     packages = ("keras", "numpy", keras.backend.backend())
     given = vars(settings).items()
-    return data_set, root, {
-        **{name: str(value) if isinstance(value, Path) else value for name, value in given},
-        "dataset": used,
-        "dataset_asked_for": settings.dataset,
-        "classes": list(data_set.classes),
-        "image_shape": list(settings.image_shape or data_set.image_shape),
-        "backend": keras.backend.backend(),
-        "versions": {"python": platform.python_version()}
-        | {name: metadata.version(name) for name in packages},
-        "git_commit": run_folder.git_commit(),
-        "command_line": sys.argv,
-    }  # fmt: skip
+    return (
+        data_set,
+        root,
+        {
+            **{name: str(value) if isinstance(value, Path) else value for name, value in given},
+            "dataset": used,
+            "dataset_asked_for": settings.dataset,
+            "classes": list(data_set.classes),
+            "image_shape": list(settings.image_shape or data_set.image_shape),
+            "backend": keras.backend.backend(),
+            "versions": {"python": platform.python_version()}
+            | {name: metadata.version(name) for name in packages},
+            "git_commit": run_folder.git_commit(),
+            "command_line": sys.argv,
+        },
+    )
 
 
 def choose_pictures(data_set, root, settings):

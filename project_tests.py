@@ -97,9 +97,7 @@ def write_keras_vgg_file(path, random, channels=4, units=6):
     for name in vgg_weights.CONVOLUTION_NAMES:
         shapes[name] = (3, 3, inputs, channels)
         inputs = channels
-    shapes |= {
-        "fc1": (7 * 7 * channels, units), "fc2": (units, units), "predictions": (units, 10),
-    }  # fmt: skip
+    shapes |= {"fc1": (7 * 7 * channels, units), "fc2": (units, units), "predictions": (units, 10)}
     weights = {}
     with h5py.File(path, "w") as file:
         for name, shape in shapes.items():
@@ -232,9 +230,12 @@ def test_skips_are_scaled_as_in_the_paper(random):
     features = keras.Model(network.input, [network.get_layer(name).output for name in names])
     expected = 0
     for feature, name, scale, factor in zip(
-        features.predict_on_batch(picture), ["score_pool3", "score_pool4", "score_fc7"],
-        (1e-4, 1e-2, 1), ((8,), (2, 8), (2, 2, 8)), strict=True,
-    ):  # fmt: skip
+        features.predict_on_batch(picture),
+        ["score_pool3", "score_pool4", "score_fc7"],
+        (1e-4, 1e-2, 1),
+        ((8,), (2, 8), (2, 2, 8)),
+        strict=True,
+    ):
         kernel, bias = network.get_layer(name).get_weights()
         score = (feature[0] * scale) @ kernel[0, 0] + bias
         for step in factor:
@@ -294,9 +295,17 @@ def test_operations_are_counted_as_by_hand():
     network = main.layers(main.load_vgg({}, SMALL_BLOCKS, head_channels=8), 3)
     by_hand = 0
     for size, channels_in, channels, scale in (
-        (3, 3, 4, 1), (3, 4, 4, 2), (3, 4, 8, 4), (3, 8, 8, 8), (3, 8, 8, 16),
-        (7, 8, 8, 32), (1, 8, 8, 32), (1, 8, 3, 32), (1, 8, 3, 16), (1, 8, 3, 8),
-    ):  # fmt: skip
+        (3, 3, 4, 1),
+        (3, 4, 4, 2),
+        (3, 4, 8, 4),
+        (3, 8, 8, 8),
+        (3, 8, 8, 16),
+        (7, 8, 8, 32),
+        (1, 8, 8, 32),
+        (1, 8, 3, 32),
+        (1, 8, 3, 16),
+        (1, 8, 3, 8),
+    ):
         by_hand += 2 * size**2 * channels_in * channels * (64 // scale) * (96 // scale)
     assert engine.operations(network, (50, 70)) == by_hand
     first = 2 * 9 * 3 * 4 * 64 * 96

@@ -1,6 +1,6 @@
 """One self-contained HTML page from one run folder, also of a run that is not finished.
 
-    python report.py RUN          writes RUN/report.html: opens from the disk, needs no network
+python report.py RUN          writes RUN/report.html: opens from the disk, needs no network
 """
 
 import argparse
@@ -76,9 +76,11 @@ def _banner(settings):
         "agreement": "Agreement with the labels that were there, not with KITTI's own.",
     }
     labels = settings.get("labels", "")
-    kind = "drawn" if settings.get("dataset") == "synthetic" else (
-        "agreement" if "agreement with these" in labels else None
-    )  # fmt: skip
+    kind = (
+        "drawn"
+        if settings.get("dataset") == "synthetic"
+        else ("agreement" if "agreement with these" in labels else None)
+    )
     return f'<p class="banner" role="note">{_text(warnings[kind])}</p>' if kind else ""
 
 
@@ -87,8 +89,9 @@ def _cards(metrics, rows):
     cards = [
         (f"{name}, {title.lower()}", metrics[view]["all"][name])
         for view, title in (("perspective", "in the picture"), ("birds_eye", "from above"))
-        if view in metrics for name in ("MaxF", "AP")
-    ]  # fmt: skip
+        if view in metrics
+        for name in ("MaxF", "AP")
+    ]
     others = {"mean IoU": "mean_iou", "accuracy": "accuracy"}
     cards += [(name, metrics[key]) for name, key in others.items() if key in metrics]
     if "calibration" in metrics:
@@ -132,9 +135,10 @@ def _table(caption, head, body):
 def _rows(rows):
     return "".join(
         f'<tr><th scope="row">{_text(first)}</th>'
-        + "".join(f"<td>{_text(cell)}</td>" for cell in rest) + "</tr>"
+        + "".join(f"<td>{_text(cell)}</td>" for cell in rest)
+        + "</tr>"
         for first, *rest in rows
-    )  # fmt: skip
+    )
 
 
 def _section(title, style, parts):
@@ -158,22 +162,35 @@ def _charts(metrics, shown, rows):
         charts.append(_lines(f"{names[score]} of the validation part by epoch", epochs, [values]))
     if "precision" in shown:
         scores = metrics["perspective"]["all"]
-        charts.append(_lines(
-            "Precision over recall (dot: best F1)", [100 * x for x in shown["recall"]],
-            [[100 * y for y in shown["precision"]]], dot=(scores["REC"], scores["PRE"]),
-        ))  # fmt: skip
+        charts.append(
+            _lines(
+                "Precision over recall (dot: best F1)",
+                [100 * x for x in shown["recall"]],
+                [[100 * y for y in shown["precision"]]],
+                dot=(scores["REC"], scores["PRE"]),
+            )
+        )
         bins = shown["reliability"]
-        charts.append(_lines(
-            "Share of road by predicted probability (dashed: perfect)",
-            [bin["probability"] for bin in bins], [[bin["road"] for bin in bins]],
-            limits=((0, 1), (0, 1)), even=True,
-        ))  # fmt: skip
+        charts.append(
+            _lines(
+                "Share of road by predicted probability (dashed: perfect)",
+                [bin["probability"] for bin in bins],
+                [[bin["road"] for bin in bins]],
+                limits=((0, 1), (0, 1)),
+                even=True,
+            )
+        )
     bars = {view: metrics[view] for view in VIEWS if view in metrics}
     if bars:
-        charts.append(_bars("MaxF by category (orange: from above)", [
-            (name, [scores[name]["MaxF"] for scores in bars.values() if name in scores])
-            for name in metrics["perspective"]
-        ]))  # fmt: skip
+        charts.append(
+            _bars(
+                "MaxF by category (orange: from above)",
+                [
+                    (name, [scores[name]["MaxF"] for scores in bars.values() if name in scores])
+                    for name in metrics["perspective"]
+                ],
+            )
+        )
     elif metrics:
         present = [(name, [iou]) for name, iou in metrics["classes"].items() if iou is not None]
         charts.append(_bars("IoU by class", present))
@@ -207,9 +224,7 @@ def _frame(title, x_limits, y_limits, body):
 def _lines(title, xs, series, dot=None, limits=None, even=False):
     """A chart of lines over one axis. dot: a point to mark; even: with the diagonal."""
     everything = [value for values in series for value in values]
-    x_limits, y_limits = limits or (
-        (min(xs), max(xs)), (min(everything), max(everything)),
-    )  # fmt: skip
+    x_limits, y_limits = limits or ((min(xs), max(xs)), (min(everything), max(everything)))
     x = _scale(x_limits, LEFT, WIDTH - RIGHT)
     y = _scale(y_limits, HEIGHT - BOTTOM, TOP)
     body = f'<path class="even" d="M{LEFT} {HEIGHT - BOTTOM}L{WIDTH - RIGHT} {TOP}"/>' * even
@@ -264,10 +279,12 @@ def _worst(folder, shown):
     figures = []
     for row in shown.get("worst", ()):
         images = "".join(
-            _image(folder / "report" / "validation" / f"{row['name']}_{view}.jpg",
-                   f"{row['name']}: {texts[view]}")
+            _image(
+                folder / "report" / "validation" / f"{row['name']}_{view}.jpg",
+                f"{row['name']}: {texts[view]}",
+            )
             for view in row["views"]
-        )  # fmt: skip
+        )
         figures.append(
             f'<figure><div class="pair">{images}</div><figcaption>{_text(row["name"])}: {what} '
             f"{row['score']:.2f}</figcaption></figure>"
@@ -300,10 +317,15 @@ def _gallery(folder, shown, settings):
 
 def _legend(settings):
     data_set = row_of(settings)
-    return "<span>" + "".join(
-        f'<span class="key" style="background:rgb{data_set.paint[index]}"></span>{_text(name)}'
-        for index, name in enumerate(data_set.classes) if index in data_set.paint
-    ) + "</span>"  # fmt: skip
+    return (
+        "<span>"
+        + "".join(
+            f'<span class="key" style="background:rgb{data_set.paint[index]}"></span>{_text(name)}'
+            for index, name in enumerate(data_set.classes)
+            if index in data_set.paint
+        )
+        + "</span>"
+    )
 
 
 def main(arguments=None):

@@ -19,9 +19,18 @@ except ImportError:  # Windows has none; a second process goes unnoticed there
 
 # A run goes on only with these as they were.
 FIXED_SETTINGS = (
-    "dataset", "classes", "data_digest", "vgg", "image_shape", "batch_size", "learning_rate",
-    "precision", "seed", "limit", "backend",
-)  # fmt: skip
+    "dataset",
+    "classes",
+    "data_digest",
+    "vgg",
+    "image_shape",
+    "batch_size",
+    "learning_rate",
+    "precision",
+    "seed",
+    "limit",
+    "backend",
+)
 
 
 def open_run(runs_dir, name):

@@ -34,6 +34,7 @@ MATERIALS = {
     "tiles": Material((84, 48, 38), (128, 92, 80), 0.08, 0.06, 0.35),
     "wood": Material((60, 50, 40), (140, 120, 98), 0.1, 0.08, 0.12),
 }
+# fmt: off
 FRONTAGES = {  # material, height range, depth and window spacing in metres; outline as in Look
     "hedge": ("leaves", (1, 3.5), 0.8, 0, 14), "wall": ("brick", (0.8, 2.6), 0.4, 0, 0),
     "fence": ("wood", (0.8, 1.8), 0.1, 0, 0), "house": ("plaster", (5, 13), 8, 2.8, 0),
@@ -53,6 +54,8 @@ VEHICLE_DETAILS = (  # end (0 rear, 1 front), RGB, half widths to the left and t
     (0, (210, 210, 205), -0.28, 0.28, 0.58, 0.7), (1, (25, 26, 28), -0.5, 0.5, 0.54, 0.72),
     (1, (225, 228, 230), 0.6, 0.92, 0.58, 0.75), (1, (225, 228, 230), -0.92, -0.6, 0.58, 0.75),
 )
+# fmt: on
+
 
 # Shares of sunlight and of skylight, colours of the sky, exposure.
 Light = namedtuple("Light", "direct ambient zenith low_sky clouds exposure")
@@ -80,7 +83,7 @@ class Canvas:
         low = np.maximum(np.floor(flat.min(axis=1)).astype(int) - 2, 0)
         high = np.minimum(np.ceil(flat.max(axis=1)).astype(int) + 1, self.depth.shape[::-1])
         high = np.maximum(low, high) if depth.min() > NEAR_METRES else low
-        return np.stack((*flat, depth)), np.s_[low[1]:high[1], low[0]:high[0]]
+        return np.stack((*flat, depth)), np.s_[low[1] : high[1], low[0] : high[0]]
 
     def blend(self, window, colour, opaque, depth_metres):
         """Lays colour [..., 3] over a window, opaque (0..1), behind whatever is nearer."""
@@ -101,8 +104,9 @@ class Canvas:
 
     def grain(self, first, second):
         """Noise (mean 0, deviation 1) at places given in cells, arrays of one shape."""
-        rows, columns = (np.floor(2 * place).astype(int) & (len(self.noise) - 1)
-                         for place in (first, second))
+        rows, columns = (
+            np.floor(2 * place).astype(int) & (len(self.noise) - 1) for place in (first, second)
+        )
         return self.noise[rows, columns]
 
 
@@ -110,7 +114,9 @@ def make_noise(generator):
     """Noise of several octaves that repeats, float32 [512, 512], mean 0, deviation 1."""
     white = generator.standard_normal((512, 512), dtype=np.float32)
     cycles = np.hypot(np.fft.fftfreq(512)[:, None], np.fft.rfftfreq(512))
-    weights = np.exp(-(4 * cycles) ** 2) / np.maximum(cycles, 1 / 128)  # octaves of equal strength
+    weights = np.exp(-((4 * cycles) ** 2)) / np.maximum(
+        cycles, 1 / 128
+    )  # octaves of equal strength
     noise = np.fft.irfft2(np.fft.rfft2(white) * weights)
     return ((noise - noise.mean()) / noise.std()).astype(np.float32)
 
@@ -133,8 +139,10 @@ def on_plane(matrix, window):
     positive the pixel does not show the plane and the coordinates mean nothing.
     """
     v, u = np.ogrid[window]
-    first, second, inverse = (for_u * (u + 1.5) + (for_v * (v + 1.5) + constant)
-                              for for_u, for_v, constant in np.linalg.inv(matrix))
+    first, second, inverse = (
+        for_u * (u + 1.5) + (for_v * (v + 1.5) + constant)
+        for for_u, for_v, constant in np.linalg.inv(matrix)
+    )
     safe = np.maximum(inverse, 1e-6)
     return np.stack((first / safe, second / safe, inverse))
 
@@ -144,13 +152,17 @@ def make_block(generator, near, far, side, material, heights, depth, window_metr
     height, back = generator.uniform(*heights), np.array((side * depth, 0, 0))
     up, rise = np.array((0, -height, 0)), back / 2 - (0, 0.3 * depth, 0)
     look = Look(material, pick_colour(generator, material), outline, window_metres)
-    parts = [partial(paint_panel, corner=near, along=along, up=up, look=look)
-             for along in (far - near, back)]
+    parts = [
+        partial(paint_panel, corner=near, along=along, up=up, look=look)
+        for along in (far - near, back)
+    ]
     if window_metres:
         gable = near + up + np.array(((0, 0, 0), back, rise))[::side]
         roof = Look("tiles", pick_colour(generator, "tiles"))
-        parts += [partial(paint_faces, faces=[(gable, look.colour)]),
-                  partial(paint_panel, corner=near + up, along=far - near, up=rise, look=roof)]
+        parts += [
+            partial(paint_faces, faces=[(gable, look.colour)]),
+            partial(paint_panel, corner=near + up, along=far - near, up=rise, look=roof),
+        ]
     footprint = np.array((near, far, far + back, near + back))[:, [0, 2]]
     return Thing(footprint, 0, height, partial(paint_all, parts=parts))
 
@@ -160,14 +172,28 @@ def make_tree(generator, x, z):
     (height, radius), foot = generator.uniform((5, 1.4), (12, 3.5)), np.array((x, 0, z))
     trunk = Look("wood", pick_colour(generator, "wood"))
     crown = Look("leaves", pick_colour(generator, "leaves"), 2)
-    parts = [partial(paint_panel, corner=foot - (0.12, 0, 0), along=np.array((0.24, 0, 0)),
-                     up=np.array((0, -0.7 * height, 0)), look=trunk)]
+    parts = [
+        partial(
+            paint_panel,
+            corner=foot - (0.12, 0, 0),
+            along=np.array((0.24, 0, 0)),
+            up=np.array((0, -0.7 * height, 0)),
+            look=trunk,
+        )
+    ]
     if generator.random() < 0.2:
         return Thing(oval((x, z), (0.1, 0), (0, 0.1), 8), 0, height, parts[0])
     for shift, share in ((0.4, 0.8), (-0.45, 0.75), (0.0, 1.1)):
         corner = foot + ((shift - share) * radius, -0.22 * height, -0.1 * share)
-        parts.append(partial(paint_panel, corner=corner, along=np.array((2 * share * radius, 0, 0)),
-                             up=np.array((0, -0.75 * share * height, 0)), look=crown))
+        parts.append(
+            partial(
+                paint_panel,
+                corner=corner,
+                along=np.array((2 * share * radius, 0, 0)),
+                up=np.array((0, -0.75 * share * height, 0)),
+                look=crown,
+            )
+        )
     rim = oval((0, 0), (radius, 0), (0, radius), 24) * generator.uniform(0.4, 1.2, (24, 1))
     return Thing(rim + (x, z), height * 0.5, height * 0.85, partial(paint_all, parts=parts))
 
@@ -177,8 +203,13 @@ def make_vehicle(generator, street, x, z, turn=0.0):
     length, outline = pick(generator, VEHICLES)
     heading = np.arctan(np.polyval(np.polyder(street.centre), z)) + turn
     half_width, sine, cosine = generator.uniform(0.82, 0.93), np.sin(heading), np.cos(heading)
-    axes = np.array(((length * sine, 0, length * cosine),
-                     (half_width * cosine, 0, -half_width * sine), (0, -1, 0)))
+    axes = np.array(
+        (
+            (length * sine, 0, length * cosine),
+            (half_width * cosine, 0, -half_width * sine),
+            (0, -1, 0),
+        )
+    )
     corner = np.array((x, 0, z)) - axes[0] / 2
     footprint = (corner + np.array(((0, -1), (1, -1), (1, 1), (0, 1))) @ axes[:2])[:, [0, 2]]
     faces = vehicle_faces(np.array(outline), np.array(pick(generator, BODY_COLOURS)))
@@ -197,15 +228,17 @@ def vehicle_faces(outline, body):
             faces.append((shrink(quad, 0.86), GLASS))
     for end, colour, start, stop, low, high in VEHICLE_DETAILS:
         corners = [(end, start, low), (end, stop, low), (end, stop, high), (end, start, high)]
-        faces.append((corners[::1 - 2 * end], colour))
+        faces.append((corners[:: 1 - 2 * end], colour))
     roof = np.flatnonzero(outline[:, 1] < 0.95)
     for side, points in ((-1, left), (1, right)):
-        cabin = shrink(points[roof[0] - 1:roof[-1] + 2], 0.84)
+        cabin = shrink(points[roof[0] - 1 : roof[-1] + 2], 0.84)
         faces += [(points[::-side], body), (cabin[::-side], GLASS)]
         for middle in (0.19, 0.81):
             hub = middle, 1.01 * side, 0.33
-            faces += [(oval(hub, (radius / 4.4, 0, 0), (0, 0, side * radius)), colour)
-                      for radius, colour in ((0.33, TYRE), (0.19, HUB))]
+            faces += [
+                (oval(hub, (radius / 4.4, 0, 0), (0, 0, side * radius)), colour)
+                for radius, colour in ((0.33, TYRE), (0.19, HUB))
+            ]
     return faces
 
 

@@ -33,11 +33,12 @@ from scenery import (
     paint_all,
     pick,
     pick_colour,
-)  # fmt: skip
+)
 
 DRAWING_VERSION = 1
 KITTI_SIZES = ((375, 1242), (370, 1224), (374, 1238), (376, 1241))
 CATEGORIES = ("um", "umm", "uu")
+# fmt: off
 DATA_SET_FOLDERS = ("training/image_2", "training/gt_image_2", "training/calib",
                     "testing/image_2", "testing/calib")
 ROAD, NOT_ROAD, NOT_VALID = (255, 0, 255), (255, 0, 0), (0, 0, 0)
@@ -81,6 +82,7 @@ LIGHTS = (  # sky colours over 255 are too bright for the camera
     Light(0.1, (0.72, 0.74, 0.77), (176, 184, 196), (226, 230, 234), 0.5, (0.75, 1.15)),
     Light(0.35, (0.38, 0.34, 0.35), (96, 112, 158), (238, 196, 150), 0.6, (0.9, 1.2)),
 )
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -131,19 +133,24 @@ def make_calibration(generator, shape):
     intrinsic[:2, 2] = PRINCIPAL_PIXELS + generator.uniform(-3, 3, 2)
     rectify = Rotation.from_euler("xyz", generator.uniform(-0.6, 0.6, 3), degrees=True).as_matrix()
     aim = Rotation.from_euler("xyz", generator.uniform(-1, 1, 3) * (1.2, 1.0, 0.8), degrees=True)
-    calibration = {key: scale @ intrinsic @ np.column_stack((np.eye(3), place))
-                   for key, place in CAMERAS_METRES.items()}
+    calibration = {
+        key: scale @ intrinsic @ np.column_stack((np.eye(3), place))
+        for key, place in CAMERAS_METRES.items()
+    }
     calibration["R0_rect"] = rectify
     calibration |= {key: np.array(rows, dtype=float) for key, rows in SENSORS.items()}
     calibration["Tr_cam_to_road"] = np.column_stack(
-        (aim.as_matrix().T @ rectify, (0, -generator.uniform(1.55, 1.75), 0.27)))
+        (aim.as_matrix().T @ rectify, (0, -generator.uniform(1.55, 1.75), 0.27))
+    )
     return calibration, (height, width)
 
 
 def calibration_text(calibration):
     """KITTI's calibration file (a line per matrix, row major) for a dict with KITTI's keys."""
-    return "".join(f"{key}: {' '.join(f'{number:.12e}' for number in matrix.ravel())}\n"
-                   for key, matrix in calibration.items())
+    return "".join(
+        f"{key}: {' '.join(f'{number:.12e}' for number in matrix.ravel())}\n"
+        for key, matrix in calibration.items()
+    )
 
 
 def horizon_row(calibration):
@@ -170,8 +177,10 @@ def make_lines(generator, lanes, lane_metres):
     places[[0, -1]] += np.array((1, -1)) * generator.uniform(0.15, 0.4)
     dashes = generator.choice((1.0, 0.5, 0.4, 0.33), lanes + 1)
     dashes[[0, -1]] = generator.random(2) < 0.6
-    return tuple((place, half_width, dash * period, period)
-                 for place, dash in zip(places, dashes, strict=True))
+    return tuple(
+        (place, half_width, dash * period, period)
+        for place, dash in zip(places, dashes, strict=True)
+    )
 
 
 def make_street(generator, category):
@@ -186,15 +195,20 @@ def make_street(generator, category):
     side_road = generator.choice((-1, 1)), generator.uniform(10, 50), generator.uniform(2.5, 4)
     return Street(
         centre=generator.normal((0, 0, 0, -camera), (2e-5, 2.4e-3, 0.03, 0.35)),
-        half_width_metres=half_width, lane_metres=lane_metres,
-        edges_metres=np.concatenate((-half_width - left[1][-2::-1], (-half_width, half_width),
-                                     half_width + right[1][:-1])),
+        half_width_metres=half_width,
+        lane_metres=lane_metres,
+        edges_metres=np.concatenate(
+            (-half_width - left[1][-2::-1], (-half_width, half_width), half_width + right[1][:-1])
+        ),
         materials=(*left[0][::-1], surface, *right[0]),
-        colours=np.array((*left[2][::-1], colour, *right[2])), road_strip=len(left[0]),
+        colours=np.array((*left[2][::-1], colour, *right[2])),
+        road_strip=len(left[0]),
         lines_metres=make_lines(generator, lanes, lane_metres) if category.marked else (),
         side_road=side_road if generator.random() < 0.5 else (1, NEVER_METRES, 0),
         crossing_metres=generator.uniform(8, 40) if generator.random() < 0.12 else NEVER_METRES,
-        paint_left=generator.uniform(0.3, 3), label_range_metres=generator.uniform(58, 72))
+        paint_left=generator.uniform(0.3, 3),
+        label_range_metres=generator.uniform(58, 72),
+    )
 
 
 def make_sun(generator):
@@ -251,21 +265,27 @@ def shadow_maps(things, sun):
     direct, contact = (ImageDraw.Draw(image) for image in images)
     for thing in things:
         base = thing.footprint - SHADOW_CORNER_METRES
-        low, high = ((base + height * sun[[0, 2]] / sun[1]) / SHADOW_CELL_METRES
-                     for height in (thing.bottom_metres, thing.top_metres))
+        low, high = (
+            (base + height * sun[[0, 2]] / sun[1]) / SHADOW_CELL_METRES
+            for height in (thing.bottom_metres, thing.top_metres)
+        )
         direct.polygon([*high.ravel()], 255)
         for i in range(len(base)):
             direct.polygon([*np.concatenate((low[i - 1], low[i], high[i], high[i - 1]))], 255)
         if thing.bottom_metres == 0:
             contact.polygon([*base.ravel() / SHADOW_CELL_METRES], 255)
-    return [ndimage.gaussian_filter(np.asarray(image, dtype=np.float32) / 255, sigma)
-            for image, sigma in zip(images, (0.8, 1.6), strict=True)]
+    return [
+        ndimage.gaussian_filter(np.asarray(image, dtype=np.float32) / 255, sigma)
+        for image, sigma in zip(images, (0.8, 1.6), strict=True)
+    ]
 
 
 def ground_light(canvas, x, z, maps, rough):
     """Light [n, 3] on ground points (metres) with shadow edges shifted by `rough` cells."""
-    places = [(metres - corner) / SHADOW_CELL_METRES + rough
-              for metres, corner in zip((z, x), SHADOW_CORNER_METRES[::-1], strict=True)]
+    places = [
+        (metres - corner) / SHADOW_CELL_METRES + rough
+        for metres, corner in zip((z, x), SHADOW_CORNER_METRES[::-1], strict=True)
+    ]
     direct, contact = (ndimage.map_coordinates(shade, places, order=1) for shade in maps)
     sunny = canvas.light.direct * -canvas.sun[1] * (1 - np.clip(1.6 * direct - 0.3, 0, 1))
     sky = np.array(canvas.light.ambient, np.float32)
@@ -368,18 +388,26 @@ def draw_scene(category, index, seed=0, shape=None):
     calibration, size = make_calibration(generator, shape)
     kind, light = ROADS[category], pick(generator, LIGHTS)
     street, sun = make_street(generator, kind), make_sun(generator)
-    canvas = Canvas(np.zeros((*size, 3), np.float32), np.full(size, np.inf, np.float32),
-                    project_road(calibration), make_noise(generator), light, sun)
+    canvas = Canvas(
+        np.zeros((*size, 3), np.float32),
+        np.full(size, np.inf, np.float32),
+        project_road(calibration),
+        make_noise(generator),
+        light,
+        sun,
+    )
     things = make_traffic(generator, street, kind)
     for side in (-1, 1):
         things += make_frontage(generator, street, kind, side)
         things += make_roadside(generator, street, kind, side)
-    ground = on_plane(canvas.projection[:, [0, 2, 3]], np.s_[:size[0], :size[1]])
+    ground = on_plane(canvas.projection[:, [0, 2, 3]], np.s_[: size[0], : size[1]])
     lateral = ground[0] - street.centre_metres(ground[1])
     paint_sky(generator, canvas, ground[2])
     paint_ground(generator, canvas, street, ground, lateral, shadow_maps(things, sun))
-    paint_all(canvas, [thing.paint for thing in sorted(
-        things, key=lambda thing: -thing.footprint[:, 1].mean())])
+    paint_all(
+        canvas,
+        [thing.paint for thing in sorted(things, key=lambda thing: -thing.footprint[:, 1].mean())],
+    )
     label = make_label(canvas, street, ground, lateral)
     return Scene(expose(generator, canvas), label, calibration)
 
@@ -406,8 +434,14 @@ def is_drawn(folder, recipe):
     return record.is_file() and json.loads(record.read_text()) == recipe
 
 
-def draw_data_set(folder, training=(95, 96, 98), testing=(16, 16, 16), seed=0, shape=None,
-                  progress=lambda iterable, **_: iterable):
+def draw_data_set(
+    folder,
+    training=(95, 96, 98),
+    testing=(16, 16, 16),
+    seed=0,
+    shape=None,
+    progress=lambda iterable, **_: iterable,
+):
     """Writes a data set in KITTI's layout, unless the folder holds just that one already.
 
     `training` and `testing` count the scenes of um, umm and uu; testing goes on where the indices
@@ -415,17 +449,24 @@ def draw_data_set(folder, training=(95, 96, 98), testing=(16, 16, 16), seed=0, s
     something that was not drawn here.
     """
     folder = Path(folder)
-    recipe = {"version": DRAWING_VERSION, "seed": seed, "training": list(training),
-              "testing": list(testing), "shape": shape and list(shape)}
+    recipe = {
+        "version": DRAWING_VERSION,
+        "seed": seed,
+        "training": list(training),
+        "testing": list(testing),
+        "shape": shape and list(shape),
+    }
     if is_drawn(folder, recipe):
         return
     unfinished = folder.with_name(folder.name + ".part")
     shutil.rmtree(unfinished, ignore_errors=True)
     for part in DATA_SET_FOLDERS:
         (unfinished / part).mkdir(parents=True)
-    jobs = [("training" if index < first else "testing", category, index)
-            for category, first, more in zip(CATEGORIES, training, testing, strict=True)
-            for index in range(first + more)]
+    jobs = [
+        ("training" if index < first else "testing", category, index)
+        for category, first, more in zip(CATEGORIES, training, testing, strict=True)
+        for index in range(first + more)
+    ]
     for part, category, index in progress(jobs, desc="drawing road scenes", unit="scene"):
         save_scene(unfinished / part, category, index, seed, shape)
     (unfinished / "drawn.json").write_text(json.dumps(recipe) + "\n")

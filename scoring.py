@@ -153,9 +153,13 @@ def score_run(predict, samples, data_set, settings, split, look=lambda *_: None)
     with terminal.progress(total=len(samples), desc="scoring", unit="picture") as bar:
         shape = settings["image_shape"]
         tally = score_pictures(
-            predict, samples, data_set, shape, calibrations,
+            predict,
+            samples,
+            data_set,
+            shape,
+            calibrations,
             after_each=lambda *seen: look(*seen) or bar.update(),
-        )  # fmt: skip
+        )
     result = {name: settings[name] for name in ("dataset", "labels")} | {"split": split}
     return result | tally.scores(), tally
 

@@ -13,9 +13,22 @@ import numpy as np
 from roadseg.errors import UserError
 
 SUFFIXES = (
-    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts",
-    ".ogv", ".ts", ".webm", ".wmv",
-)  # fmt: skip
+    ".3gp",
+    ".avi",
+    ".flv",
+    ".m2ts",
+    ".m4v",
+    ".mkv",
+    ".mov",
+    ".mp4",
+    ".mpeg",
+    ".mpg",
+    ".mts",
+    ".ogv",
+    ".ts",
+    ".webm",
+    ".wmv",
+)
 CAMERA = "camera:"  # and its number
 CAMERAS = {  # system: (FFmpeg's format, how it calls a camera)
     "Linux": ("v4l2", "/dev/video{}"),
@@ -43,8 +56,9 @@ class Codec:
         odd = picture.shape[0] % 2 or picture.shape[1] % 2
         return av.VideoFrame.from_ndarray(picture, "rgb24").reformat(
             format=self.odd_pixel_format if odd else self.pixel_format,
-            dst_colorspace="ITU709", dst_color_range="MPEG",  # what players expect of H.264
-        )  # fmt: skip
+            dst_colorspace="ITU709",
+            dst_color_range="MPEG",  # what players expect of H.264
+        )
 
     def writing(self, path, source):
         """Open a video to write: a context manager of write(encoded, frame of source)."""
@@ -131,8 +145,11 @@ def _address(path):
     number = str(path).removeprefix(CAMERA)
     form, name = CAMERAS.get(platform.system(), CAMERAS["Linux"])
     if form == "dshow" and number.isdecimal():
-        cameras = [device.name for device in av.device.enumerate_input_devices(form)
-                   if "video" in device.media_types]  # fmt: skip
+        cameras = [
+            device.name
+            for device in av.device.enumerate_input_devices(form)
+            if "video" in device.media_types
+        ]
         number = dict(enumerate(cameras)).get(int(number), number)
     return {"file": name.format(number), "format": form}
 

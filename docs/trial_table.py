@@ -39,11 +39,16 @@ def read_run(folder):
         parser.add_argument(flag)
     _, words = parser.parse_known_args(settings["command_line"][1:])
     names = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
-    return " ".join(names) or WITHOUT, words[len(names) :], settings["seed"], {
-        "score": max(float(row["val_max_f"] or row["val_iou"]) for row in rows),
-        "loss": min(float(row["val_loss"]) for row in rows),
-        "minutes": sum(float(row["seconds"]) for row in rows) / 60,
-    }  # fmt: skip
+    return (
+        " ".join(names) or WITHOUT,
+        words[len(names) :],
+        settings["seed"],
+        {
+            "score": max(float(row["val_max_f"] or row["val_iou"]) for row in rows),
+            "loss": min(float(row["val_loss"]) for row in rows),
+            "minutes": sum(float(row["seconds"]) for row in rows) / 60,
+        },
+    )
 
 
 def group_runs(runs):
@@ -66,10 +71,13 @@ def lay_out(trials):
         scores = [f"{seed}: {seeds[seed]['score']:.1f}" for seed in sorted(seeds)]
         is_compared = name != WITHOUT and gains[name] > -math.inf
         cells = (
-            f"`{name}`", ", ".join(scores), f"{average(seeds, 'score'):.1f}",
+            f"`{name}`",
+            ", ".join(scores),
+            f"{average(seeds, 'score'):.1f}",
             f"{gains[name]:+.1f}" if is_compared else "",
-            f"{average(seeds, 'loss'):.3f}", f"{average(seeds, 'minutes'):.1f}",
-        )  # fmt: skip
+            f"{average(seeds, 'loss'):.3f}",
+            f"{average(seeds, 'minutes'):.1f}",
+        )
         yield f"| {' | '.join(cells)} |"
 
 

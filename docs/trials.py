@@ -172,7 +172,8 @@ TRIALS = {
     # wherever they are not red then, black included. Network, precision, checkpoints and scores
     # are main.py's. Unlike the exercise's, fc6 and fc7 are new and have 512 channels, which is
     # less work.
-    "classic": NO_POOL_DROPOUT | {
+    "classic": NO_POOL_DROPOUT
+    | {
         "helper.augment": as_they_are,
         "helper.read_label": functools.partial(read_as_exercise, helper.read_label),
         "optimizer.RATE_FACTORS": {},
@@ -199,27 +200,37 @@ TRIALS = {
     "head-of-128": {"main.load_vgg": functools.partial(main.load_vgg, head_channels=128)},
     "head-of-1024": {"main.load_vgg": functools.partial(main.load_vgg, head_channels=1024)},
     # fc6 sees as far by 9 places as by 49 (F. Yu, V. Koltun: arXiv:1511.07122).
-    "dilated": {"main.convolution": functools.partial(replace_fc6,
-                                                      {"size": 3, "dilation_rate": 3})},
+    "dilated": {
+        "main.convolution": functools.partial(replace_fc6, {"size": 3, "dilation_rate": 3})
+    },
     # fc6 sees 13 columns instead of 7, most of a street's width.
     "wide": {"main.convolution": functools.partial(replace_fc6, {"dilation_rate": (1, 2)})},
     "no-pool-dropout": NO_POOL_DROPOUT,
     "no-augmentation": {"helper.augment": as_they_are},
-    "gentle": {"augmentation.ZOOM": (0.8, 1.3), "augmentation.STRETCH": (1 / 1.2, 1.2),
-               "augmentation.LEAN": (-0.07, 0.07), "augmentation.SHIFT": (-0.05, 0.05),
-               "augmentation.ROTATION_DEGREES": (-2.5, 2.5)},
-    "strong": {"augmentation.ZOOM": (0.4, 2.5), "augmentation.STRETCH": (1 / 2, 2.0),
-               "augmentation.LEAN": (-0.3, 0.3), "augmentation.SHIFT": (-0.2, 0.2),
-               "augmentation.ROTATION_DEGREES": (-10.0, 10.0)},
+    "gentle": {
+        "augmentation.ZOOM": (0.8, 1.3),
+        "augmentation.STRETCH": (1 / 1.2, 1.2),
+        "augmentation.LEAN": (-0.07, 0.07),
+        "augmentation.SHIFT": (-0.05, 0.05),
+        "augmentation.ROTATION_DEGREES": (-2.5, 2.5),
+    },
+    "strong": {
+        "augmentation.ZOOM": (0.4, 2.5),
+        "augmentation.STRETCH": (1 / 2, 2.0),
+        "augmentation.LEAN": (-0.3, 0.3),
+        "augmentation.SHIFT": (-0.2, 0.2),
+        "augmentation.ROTATION_DEGREES": (-10.0, 10.0),
+    },
     "light": {"helper.augment": functools.partial(changed_after, helper.augment, change_light)},
     "mirrored": {"helper.augment": functools.partial(half_mirrored, helper.augment)},
     "holes": {"helper.augment": functools.partial(changed_after, helper.augment, hide_pieces)},
-    "labels-by-share": {"helper.read_label": functools.partial(read_largest_share,
-                                                               helper.read_label)},
+    "labels-by-share": {
+        "helper.read_label": functools.partial(read_largest_share, helper.read_label)
+    },
     "dice": {"main.picture_loss": functools.partial(with_dice, main.picture_loss)},
     "no-boundaries": {"main.pixel_weights": pixels_alike},
     "balanced": {"main.pixel_weights": classes_alike},
-}  # fmt: skip
+}
 
 
 def change(trial):

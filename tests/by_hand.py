@@ -54,14 +54,21 @@ def brute_force_kitti_scores(label, confidence):
         points.append((hits, precision))
         if best is None or measure > best["MaxF"]:
             best = {
-                "MaxF": measure, "PRE": precision, "REC": recall, "FNR": 1 - recall,
+                "MaxF": measure,
+                "PRE": precision,
+                "REC": recall,
+                "FNR": 1 - recall,
                 "FPR": alarms / max(len(pairs) - positives, 1),
-                "IoU": hits / max(positives + alarms, 1), "k": threshold,
-            }  # fmt: skip
-    best["AP"] = sum(
-        max((p for hits, p in points if 10 * hits >= tenth * positives), default=0)
-        for tenth in range(11)
-    ) / 11  # fmt: skip
+                "IoU": hits / max(positives + alarms, 1),
+                "k": threshold,
+            }
+    best["AP"] = (
+        sum(
+            max((p for hits, p in points if 10 * hits >= tenth * positives), default=0)
+            for tenth in range(11)
+        )
+        / 11
+    )
     threshold = best.pop("k") / 255
     return {name: 100 * value for name, value in best.items()} | {"threshold": threshold}
 

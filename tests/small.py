@@ -47,9 +47,10 @@ def error_line(capsys):
     """Return the one line, beside progress bars, that a person's mistake is to give."""
     lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
     (line,) = [
-        line for line in lines
+        line
+        for line in lines
         if line.strip() and not line.startswith(("checking: ", "unpacking ", "scoring: "))
-    ]  # fmt: skip
+    ]
     return line
 
 
@@ -148,16 +149,41 @@ def zip_of(entries, path):
 
 def run_kitti(data_dir, runs_dir, *more):
     return run_main(
-        "--dataset", "kitti", "--data-dir", data_dir, "--runs-dir", runs_dir, "--run", "first",
-        "--image-shape", 32, 96, "--vgg", "none", *more,
-    )  # fmt: skip
+        "--dataset",
+        "kitti",
+        "--data-dir",
+        data_dir,
+        "--runs-dir",
+        runs_dir,
+        "--run",
+        "first",
+        "--image-shape",
+        32,
+        96,
+        "--vgg",
+        "none",
+        *more,
+    )
 
 
 def run_camvid(data_dir):
     return run_main(
-        "--dataset", "camvid", "--data-dir", data_dir, "--runs-dir", data_dir / "runs",
-        "--run", "city", "--image-shape", 32, 64, "--epochs", 1, "--vgg", "none",
-    )  # fmt: skip
+        "--dataset",
+        "camvid",
+        "--data-dir",
+        data_dir,
+        "--runs-dir",
+        data_dir / "runs",
+        "--run",
+        "city",
+        "--image-shape",
+        32,
+        64,
+        "--epochs",
+        1,
+        "--vgg",
+        "none",
+    )
 
 
 def rotated():

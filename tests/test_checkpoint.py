@@ -36,9 +36,12 @@ def saved(tmp_path):
 def test_the_newest_two_states_and_the_best_are_kept(saved):
     names = {path.name for path in (saved / "checkpoint").iterdir()}
     assert names == {
-        "manifest.json", "state_000002.npz", "state_000003.npz",
-        "best_0001.weights.h5", "best_0002.weights.h5",
-    }  # fmt: skip
+        "manifest.json",
+        "state_000002.npz",
+        "state_000003.npz",
+        "best_0001.weights.h5",
+        "best_0002.weights.h5",
+    }
     manifest = json.loads((saved / "checkpoint" / "manifest.json").read_text())
     for state in manifest["states"]:
         for name, digest in state["files"].items():
@@ -52,11 +55,15 @@ def test_the_newest_two_states_and_the_best_are_kept(saved):
 
 
 @pytest.mark.parametrize("name", ["state_000003.npz", "best_0002.weights.h5"])
-@pytest.mark.parametrize("damage", [
-    lambda path: path.unlink(),
-    lambda path: path.write_bytes(path.read_bytes()[:-1]),
-    lambda path: path.write_bytes(b"?" + path.read_bytes()[1:]),
-], ids=["missing", "cut", "changed"])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(b"?" + path.read_bytes()[1:]),
+    ],
+    ids=["missing", "cut", "changed"],
+)
 def test_a_damaged_state_is_said_and_the_one_before_it_used(saved, name, damage):
     damage(saved / "checkpoint" / name)
     lines = []

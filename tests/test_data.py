@@ -71,11 +71,14 @@ def test_only_what_may_be_mirrored_is(monkeypatch, random):
         assert {int(changed[4, 1]) for changed in labels} == expected
 
 
-@pytest.mark.parametrize(("name", "value", "expected"), [
-    ("STRETCH", 4.0, [(20, 60), (29, 139)]),  # twice as wide, half as high
-    ("STRETCH", 0.25, [(5, 90), (44, 109)]),
-    ("LEAN", 0.5, [(15, 85), (34, 114)]),  # 4.75 columns to the right at the top
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("STRETCH", 4.0, [(20, 60), (29, 139)]),  # twice as wide, half as high
+        ("STRETCH", 0.25, [(5, 90), (44, 109)]),
+        ("LEAN", 0.5, [(15, 85), (34, 114)]),  # 4.75 columns to the right at the top
+    ],
+)
 def test_a_square_is_stretched_and_leans(name, value, expected, monkeypatch, random):
     """About the middle of the picture; expected: corners (row, column), reckoned by hand."""
     keep_still(monkeypatch)

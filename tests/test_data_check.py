@@ -117,12 +117,18 @@ SPOILERS = {
     "labels all road": lambda t: fill_labels(t, (255, 0, 255)),
 }
 NAMED = {
-    "picture of another size": "uu_road_000003.png", "picture is rotated by EXIF": "uu_road_000003",
-    "picture with another name": "holiday.png", "picture with a number too short": "uu_3.png",
-    "no pictures": "image_2", "pictures elsewhere": "image_2", "no training": "image_2",
-    "no testing": "testing", "labels all void": "nothing alone", "labels all other": "other alone",
+    "picture of another size": "uu_road_000003.png",
+    "picture is rotated by EXIF": "uu_road_000003",
+    "picture with another name": "holiday.png",
+    "picture with a number too short": "uu_3.png",
+    "no pictures": "image_2",
+    "pictures elsewhere": "image_2",
+    "no training": "image_2",
+    "no testing": "testing",
+    "labels all void": "nothing alone",
+    "labels all other": "other alone",
     "labels all road": "road alone",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", [name for name in SPOILERS if name != "no labels"])
@@ -176,12 +182,13 @@ def test_pictures_of_every_kind_are_read(tmp_path, random):
     see_through.putalpha(7)
     cases = {
         "grey.png": (Image.fromarray(grey), np.dstack([grey] * 3)),
-        "sixteen.png": (wide, np.dstack([grey] * 3)), "sixteen.tif": (wide, np.dstack([grey] * 3)),
+        "sixteen.png": (wide, np.dstack([grey] * 3)),
+        "sixteen.tif": (wide, np.dstack([grey] * 3)),
         "transparent.png": (see_through, array),
         "palette.png": (picture.quantize(24), array),
         "cmyk.jpg": (picture.convert("CMYK"), array),
         "ein Bild für später.webp": (picture, array),
-    }  # fmt: skip
+    }
     for name, (image, expected) in cases.items():
         image.save(tmp_path / name, quality=100, lossless=True)
         found = helper.read_image(tmp_path / name)
@@ -201,8 +208,23 @@ def test_data_behind_links_in_a_read_only_folder_with_an_odd_name(narrow, drawn,
     for folder in (odd, *odd.rglob("*/")):
         folder.chmod(0o555)
     arguments = ("--runs-dir", tmp_path / "meine Läufe", "--run", "erster Lauf", "--epochs", 1)
-    assert run_main("--dataset", "kitti", "--data-dir", odd, "--limit", 3, "--vgg", "none",
-                    "--image-shape", 32, 64, *arguments) == 0  # fmt: skip
+    assert (
+        run_main(
+            "--dataset",
+            "kitti",
+            "--data-dir",
+            odd,
+            "--limit",
+            3,
+            "--vgg",
+            "none",
+            "--image-shape",
+            32,
+            64,
+            *arguments,
+        )
+        == 0
+    )
     assert (tmp_path / "meine Läufe" / "erster Lauf" / "metrics.json").is_file()
     for folder in (odd, *odd.rglob("*/")):
         folder.chmod(0o755)

@@ -52,26 +52,54 @@ def start_team(narrow, drawn, tmp_path):
         # grows with the root of how often the batch of a device is in a step of four pictures.
         rate = 1e-9 * np.sqrt(batch_size / 4)
         command = [
-            sys.executable, "-c", AS_SEVERAL, "--dataset", "kitti", "--data-dir", data_dir,
-            "--runs-dir", tmp_path, "--run", name, "--image-shape", 32, 96, "--limit", 7,
-            "--epochs", epochs, "--batch-size", batch_size, "--learning-rate", rate,
-            "--precision", "float32", "--vgg", pretrained,
-        ]  # fmt: skip
+            sys.executable,
+            "-c",
+            AS_SEVERAL,
+            "--dataset",
+            "kitti",
+            "--data-dir",
+            data_dir,
+            "--runs-dir",
+            tmp_path,
+            "--run",
+            name,
+            "--image-shape",
+            32,
+            96,
+            "--limit",
+            7,
+            "--epochs",
+            epochs,
+            "--batch-size",
+            batch_size,
+            "--learning-rate",
+            rate,
+            "--precision",
+            "float32",
+            "--vgg",
+            pretrained,
+        ]
         environment = os.environ | {
-            "KERAS_BACKEND": backend, "DEVICES": str(devices),
+            "KERAS_BACKEND": backend,
+            "DEVICES": str(devices),
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        }  # fmt: skip
+        }
         several = {
-            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": str(processes)
-        }  # fmt: skip
+            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+            "JAX_NUM_PROCESSES": str(processes),
+        }
         team = [
             subprocess.Popen(
-                list(map(str, command)), cwd=HERE, text=True, stderr=subprocess.PIPE,
-                stdout=subprocess.DEVNULL, env=environment
+                list(map(str, command)),
+                cwd=HERE,
+                text=True,
+                stderr=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                env=environment
                 | (several | {"JAX_PROCESS_ID": str(process)} if processes > 1 else {}),
             )
             for process in range(processes)
-        ]  # fmt: skip
+        ]
         started.extend(team)
         return team
 
@@ -119,9 +147,11 @@ def test_every_picture_of_a_batch_counts_once_on_some_device(devices, processes)
         shares = [team.share(list(range(count))) for team in teams]
         assert len({len(share) for share in shares}) == 1 and len(shares[0]) % devices == 0
         counted = [
-            row for team, share in zip(teams, shares, strict=True)
-            for row, real in zip(share, team.real_rows(count, len(share)), strict=True) if real
-        ]  # fmt: skip
+            row
+            for team, share in zip(teams, shares, strict=True)
+            for row, real in zip(share, team.real_rows(count, len(share)), strict=True)
+            if real
+        ]
         assert counted == list(range(count))
 
 

@@ -68,21 +68,29 @@ def remote(monkeypatch):
         yield types.SimpleNamespace(
             handler=handler,
             file=datasets.Remote(
-                "test", f"http://127.0.0.1:{server.server_port}/f.zip", "page", "licence",
-                len(CONTENT), "sha256", hashlib.sha256(CONTENT).hexdigest(),
+                "test",
+                f"http://127.0.0.1:{server.server_port}/f.zip",
+                "page",
+                "licence",
+                len(CONTENT),
+                "sha256",
+                hashlib.sha256(CONTENT).hexdigest(),
             ),
-        )  # fmt: skip
+        )
         server.shutdown()
 
 
-@pytest.mark.parametrize(("script", "starts"), [
-    (["whole"], [0]),
-    (["half", "whole"], [0, 0.5]),
-    (["half", "half", "whole"], [0, 0.5, 0.75]),
-    (["half", "from the beginning"], [0, 0.5]),
-    (["moved", "whole"], [0, 0]),
-    (["broken", "busy", "whole"], [0, 0, 0]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("script", "starts"),
+    [
+        (["whole"], [0]),
+        (["half", "whole"], [0, 0.5]),
+        (["half", "half", "whole"], [0, 0.5, 0.75]),
+        (["half", "from the beginning"], [0, 0.5]),
+        (["moved", "whole"], [0, 0]),
+        (["broken", "busy", "whole"], [0, 0, 0]),
+    ],
+)
 def test_a_download_goes_on_where_it_was_interrupted(script, starts, remote, tmp_path):
     remote.handler.script[:] = script
     download.download(remote.file, tmp_path / "f.zip")
@@ -91,16 +99,19 @@ def test_a_download_goes_on_where_it_was_interrupted(script, starts, remote, tmp
     assert [path.name for path in tmp_path.iterdir()] == ["f.zip"]
 
 
-@pytest.mark.parametrize(("script", "message"), [
-    ([], "could not be downloaded"),
-    (["not found"] * 3, "404"),
-    (["broken"] * 3, "500"),
-    (["half"] * 3, "ended after"),
-    (["another file"] * 3, "ended after"),
-    (["another of this size"], "deleted"),
-    (["far too much"], "deleted"),
-    (["moved"] * 20, "infinite loop"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ([], "could not be downloaded"),
+        (["not found"] * 3, "404"),
+        (["broken"] * 3, "500"),
+        (["half"] * 3, "ended after"),
+        (["another file"] * 3, "ended after"),
+        (["another of this size"], "deleted"),
+        (["far too much"], "deleted"),
+        (["moved"] * 20, "infinite loop"),
+    ],
+)
 def test_a_failed_download_gives_one_line_and_no_file(script, message, remote, tmp_path):
     remote.handler.script[:] = script
     with pytest.raises(DownloadError, match=message) as raised:
@@ -138,25 +149,35 @@ def linked_entry():
     return entry
 
 
-@pytest.mark.parametrize("entries", [
-    [("/etc/owned", "x")],
-    [("data_road/../../owned", "x")],
-    [("data_road/a.png", "x"), ("elsewhere/b.png", "x")],
-    [("data_road\\..\\..\\owned", "x")],
-    [(linked_entry(), "/etc/passwd")],
-    [("data_road/bomb.png", bytes(10_000_000))],
-    [],
-], ids=["absolute", "parent", "stranger", "backslash", "link", "bomb", "empty"])  # fmt: skip
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [("/etc/owned", "x")],
+        [("data_road/../../owned", "x")],
+        [("data_road/a.png", "x"), ("elsewhere/b.png", "x")],
+        [("data_road\\..\\..\\owned", "x")],
+        [(linked_entry(), "/etc/passwd")],
+        [("data_road/bomb.png", bytes(10_000_000))],
+        [],
+    ],
+    ids=["absolute", "parent", "stranger", "backslash", "link", "bomb", "empty"],
+)
 def test_a_hostile_zip_is_refused_and_leaves_nothing(entries, tmp_path, capsys):
     archive = zip_of(entries, tmp_path / "data_road.zip")
     assert run_main("--dataset", "kitti", "--data-dir", tmp_path, "--runs-dir", tmp_path) == 2
     assert str(archive) in error_line(capsys) and list(tmp_path.iterdir()) == [archive]
 
 
-@pytest.mark.parametrize("damage", [
-    lambda content: b"", lambda content: b"no zip", lambda content: content[: len(content) // 2],
-    lambda content: content.replace(b"road, road", b"road, toad"),
-], ids=["empty", "text", "cut", "changed"])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: b"no zip",
+        lambda content: content[: len(content) // 2],
+        lambda content: content.replace(b"road, road", b"road, toad"),
+    ],
+    ids=["empty", "text", "cut", "changed"],
+)
 def test_a_damaged_zip_is_refused_and_leaves_nothing(damage, tmp_path, capsys):
     archive = tmp_path / "data_road.zip"
     with zipfile.ZipFile(archive, "w") as opened:

@@ -29,8 +29,12 @@ def test_an_exported_network_answers_as_predict_does(form, trained, random, tmp_
         pictures = random.integers(0, 256, (2, *shape, 3), dtype=np.uint8)
         for number, picture in enumerate(pictures):
             Image.fromarray(picture).save(tmp_path / f"{number}.png")
-        assert run_predict(trained, tmp_path / "[01].png", "--output", tmp_path, "--save",
-                           "probability") == 0  # fmt: skip
+        assert (
+            run_predict(
+                trained, tmp_path / "[01].png", "--output", tmp_path, "--save", "probability"
+            )
+            == 0
+        )
         for number, found in enumerate(answer(pictures)):
             expected = np.asarray(Image.open(tmp_path / f"{number}_probability.png"))
             np.testing.assert_allclose(255 * found[..., 1], expected, atol=0.5 + 255e-4)
@@ -54,8 +58,13 @@ def test_an_export_that_cannot_be_done_gives_one_line_and_leaves_nothing(
         assert run_export(trained, "--format", "litert", "--output", tmp_path / "a.tflite") == 2
         assert "pip install ai-edge-litert" in error_line(capsys)
     monkeypatch.setattr(export, "LARGEST_DIFFERENCE", 0.0)
-    monkeypatch.setattr(export.Resample, "_weights", staticmethod(lambda given, wanted: (
-        keras.ops.ones((wanted, given)) / keras.ops.cast(given, "float32"))))  # fmt: skip
+    monkeypatch.setattr(
+        export.Resample,
+        "_weights",
+        staticmethod(
+            lambda given, wanted: keras.ops.ones((wanted, given)) / keras.ops.cast(given, "float32")
+        ),
+    )
     assert run_export(trained, "--format", "saved_model", "--output", tmp_path / "model") == 1
     assert "nothing was written" in error_line(capsys)
     assert {path.name for path in tmp_path.iterdir()} == {"folder", "file"}

@@ -31,15 +31,33 @@ def stop_at_once(*_):
 def test_a_whole_run_writes_its_folder_and_goes_on(drawn, tmp_path, capsys, monkeypatch):
     """Every file of the run folder is there and right; the same command goes on, then stops."""
     arguments = (
-        "--dataset", "kitti", "--data-dir", drawn, "--runs-dir", tmp_path, "--run", "first",
-        "--image-shape", 32, 96, "--batch-size", 2,
-    )  # fmt: skip
+        "--dataset",
+        "kitti",
+        "--data-dir",
+        drawn,
+        "--runs-dir",
+        tmp_path,
+        "--run",
+        "first",
+        "--image-shape",
+        32,
+        96,
+        "--batch-size",
+        2,
+    )
     assert run_main(*arguments, "--epochs", 1) == 0
     folder = tmp_path / "first"
     assert {path.name for path in folder.iterdir()} == {
-        "settings.json", "log.csv", "best.weights.h5", "checkpoint", "calibration.json",
-        "metrics.json", "pictures", "report", "report.html",
-    }  # fmt: skip
+        "settings.json",
+        "log.csv",
+        "best.weights.h5",
+        "checkpoint",
+        "calibration.json",
+        "metrics.json",
+        "pictures",
+        "report",
+        "report.html",
+    }
     for picture in (drawn / "data_road" / "testing" / "image_2").iterdir():
         painted = imageio.imread(folder / "pictures" / picture.name)
         assert painted.shape == imageio.imread(picture).shape
@@ -47,8 +65,16 @@ def test_a_whole_run_writes_its_folder_and_goes_on(drawn, tmp_path, capsys, monk
     assert result["dataset"] == "kitti" and result["split"] == "validation"
     assert set(result["perspective"]) == {"all", "um", "umm", "uu"}
     assert set(result["perspective"]["all"]) == {
-        "MaxF", "AP", "PRE", "REC", "FPR", "FNR", "threshold", "IoU", "pictures",
-    }  # fmt: skip
+        "MaxF",
+        "AP",
+        "PRE",
+        "REC",
+        "FPR",
+        "FNR",
+        "threshold",
+        "IoU",
+        "pictures",
+    }
     assert "not the 289 of KITTI Road" in result["labels"]
     assert result["labels"] in capsys.readouterr().out
     settings = json.loads((folder / "settings.json").read_text())
@@ -120,9 +146,23 @@ def own(narrow, tmp_path, random):
 
 def run_own(folder, *more):
     return run_main(
-        "--dataset", "folder", "--data-dir", folder, "--runs-dir", folder / "runs", "--run", "own",
-        "--image-shape", 48, 32, "--epochs", 1, "--vgg", "none", *more,
-    )  # fmt: skip
+        "--dataset",
+        "folder",
+        "--data-dir",
+        folder,
+        "--runs-dir",
+        folder / "runs",
+        "--run",
+        "own",
+        "--image-shape",
+        48,
+        32,
+        "--epochs",
+        1,
+        "--vgg",
+        "none",
+        *more,
+    )
 
 
 def test_a_run_on_somebodys_own_pictures(own, capsys):
@@ -154,17 +194,21 @@ def test_own_pictures_validate_as_listed_or_the_last_of_them(own):
     assert row.find(own)[1] == []
 
 
-@pytest.mark.parametrize(("spoil", "message"), [
-    (lambda own: (own / "classes.txt").unlink(), "classes.txt: not found"),
-    (lambda own: (own / "classes.txt").write_text("road"), "1 names; expected 2"),
-    (lambda own: (own / "classes.txt").write_text("a\na\nb"), "all different"),
-    (lambda own: (own / "classes.txt").write_bytes(b"\xff\xfe\n1"), "no text in UTF-8"),
-    (lambda own: (own / "classes.txt").write_text("a\nb"), "the value 2 stands for no class"),
-    (lambda own: (own / "masks" / "a 4.png").unlink(), "a 4.png: this label is missing"),
-    (lambda own: shutil.rmtree(own / "pictures"), "no pictures found"),
-    (lambda own: (own / "validation.txt").write_text("nobody"), "names nobody, which is not"),
-    (lambda own: Image.new("RGB", (64, 96)).save(own / "masks" / "a 1.png"), "mode RGB"),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda own: (own / "classes.txt").unlink(), "classes.txt: not found"),
+        (lambda own: (own / "classes.txt").write_text("road"), "1 names; expected 2"),
+        (lambda own: (own / "classes.txt").write_text("a\na\nb"), "all different"),
+        (lambda own: (own / "classes.txt").write_bytes(b"\xff\xfe\n1"), "no text in UTF-8"),
+        (lambda own: (own / "classes.txt").write_text("a\nb"), "the value 2 stands for no class"),
+        (lambda own: (own / "masks" / "a 4.png").unlink(), "a 4.png: this label is missing"),
+        (lambda own: shutil.rmtree(own / "pictures"), "no pictures found"),
+        (lambda own: (own / "validation.txt").write_text("nobody"), "names nobody, which is not"),
+        (lambda own: Image.new("RGB", (64, 96)).save(own / "masks" / "a 1.png"), "mode RGB"),
+    ],
+    ids=str,
+)
 def test_wrong_own_pictures_give_a_line_that_names_the_file(spoil, message, own, capsys):
     spoil(own)
     assert run_own(own) == 2
@@ -185,9 +229,11 @@ def test_cityscapes_in_its_official_layout(narrow, tmp_path, random):
             picture = random.integers(0, 256, (32, 64, 3), dtype=np.uint8)
             folder = tmp_path / "cityscapes"
             Image.fromarray(picture).save(
-                folder / "leftImg8bit" / part / "bonn" / f"{name}_leftImg8bit.png")  # fmt: skip
+                folder / "leftImg8bit" / part / "bonn" / f"{name}_leftImg8bit.png"
+            )
             Image.fromarray(label).save(
-                folder / "gtFine" / part / "bonn" / f"{name}_gtFine_labelIds.png")  # fmt: skip
+                folder / "gtFine" / part / "bonn" / f"{name}_gtFine_labelIds.png"
+            )
     row = DATASETS["cityscapes"]
     (sample, *_), testing = row.find(folder)
     found, numbers = helper.read_label(sample, row), np.asarray(Image.open(sample.label))
@@ -195,10 +241,24 @@ def test_cityscapes_in_its_official_layout(narrow, tmp_path, random):
         assert (found[numbers == number] == row.classes.index(name)).all()
     assert (found[np.isin(numbers, [0, 6, 9, 18, 29, 30, 255])] == VOID).all()
     assert len(row.classes) == 19 and len(np.unique(found)) == 20 and len(testing) == 1
-    assert run_main(
-        "--dataset", "cityscapes", "--data-dir", tmp_path, "--runs-dir", tmp_path / "runs",
-        "--image-shape", 32, 64, "--epochs", 1, "--vgg", "none",
-    ) == 0  # fmt: skip
+    assert (
+        run_main(
+            "--dataset",
+            "cityscapes",
+            "--data-dir",
+            tmp_path,
+            "--runs-dir",
+            tmp_path / "runs",
+            "--image-shape",
+            32,
+            64,
+            "--epochs",
+            1,
+            "--vgg",
+            "none",
+        )
+        == 0
+    )
 
 
 def spoil_camvid_by_another_number(folder):
@@ -219,9 +279,10 @@ def spoil_camvid_by_removing_it(folder):
     return "trainannot"
 
 
-@pytest.mark.parametrize("spoil", [
-    spoil_camvid_by_another_number, spoil_camvid_by_removing_a_label, spoil_camvid_by_removing_it,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "spoil",
+    [spoil_camvid_by_another_number, spoil_camvid_by_removing_a_label, spoil_camvid_by_removing_it],
+)
 def test_wrong_camvid_gives_one_line_that_names_the_file(spoil, camvid, capsys):
     name = spoil(camvid / "camvid")
     assert run_camvid(camvid) == 2
@@ -232,9 +293,22 @@ def test_wrong_camvid_gives_one_line_that_names_the_file(spoil, camvid, capsys):
 def test_the_program_runs_on_jax(drawn, tmp_path):
     """Training, validation, pictures and scores."""
     arguments = [
-        "--dataset", "kitti", "--data-dir", str(drawn), "--runs-dir", str(tmp_path),
-        "--run", "jax", "--image-shape", "32", "96", "--limit", "3", "--epochs", "1",
-    ]  # fmt: skip
+        "--dataset",
+        "kitti",
+        "--data-dir",
+        str(drawn),
+        "--runs-dir",
+        str(tmp_path),
+        "--run",
+        "jax",
+        "--image-shape",
+        "32",
+        "96",
+        "--limit",
+        "3",
+        "--epochs",
+        "1",
+    ]
     code = f"import main, sys\nsys.exit(main.main({arguments}))"
     environment = os.environ | {"KERAS_BACKEND": "jax"}
     subprocess.run([sys.executable, "-c", code], check=True, cwd=HERE, env=environment)
@@ -272,10 +346,16 @@ def test_auto_draws_scenes_and_says_so(tmp_path, monkeypatch, capsys):
     )
 
 
-@pytest.mark.parametrize("arguments", [
-    ["--epochs", "0"], ["--seed", "-1"], ["--image-shape", "10"], ["--learning-rate", "nan"],
-    ["--dataset", "moon"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--epochs", "0"],
+        ["--seed", "-1"],
+        ["--image-shape", "10"],
+        ["--learning-rate", "nan"],
+        ["--dataset", "moon"],
+    ],
+)
 def test_wrong_usage_ends_with_status_2(arguments):
     with pytest.raises(SystemExit) as stopped:
         run_main(*arguments)
@@ -285,8 +365,18 @@ def test_wrong_usage_ends_with_status_2(arguments):
 @pytest.mark.slow
 def test_the_main_job_learns_the_drawn_scenes(tmp_path):
     """What the README's first command does where KITTI Road is not to be had."""
-    command = [sys.executable, "main.py", "--dataset", "synthetic", "--runs-dir", tmp_path,
-               "--data-dir", tmp_path, "--run", "main_job"]  # fmt: skip
+    command = [
+        sys.executable,
+        "main.py",
+        "--dataset",
+        "synthetic",
+        "--runs-dir",
+        tmp_path,
+        "--data-dir",
+        tmp_path,
+        "--run",
+        "main_job",
+    ]
     subprocess.run(command, check=True, cwd=HERE)
     result = json.loads((tmp_path / "main_job" / "metrics.json").read_text())
     assert result["perspective"]["all"]["MaxF"] > 95

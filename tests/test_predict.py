@@ -24,10 +24,16 @@ def album(tmp_path, random):
     folder = tmp_path / "album"
     (folder / "below").mkdir(parents=True)
     for name, shape in {
-        "wide.png": (20, 300, 3), "tall.jpg": (200, 11, 3), "dot.png": (1, 1, 3),
-        "grey.png": (40, 50), "see-through.webp": (30, 40, 4), "twin.png": (8, 9, 3),
-        "twin.bmp": (8, 9, 3), "below/wide.png": (21, 30, 3), "still.gif": (12, 14),
-    }.items():  # fmt: skip
+        "wide.png": (20, 300, 3),
+        "tall.jpg": (200, 11, 3),
+        "dot.png": (1, 1, 3),
+        "grey.png": (40, 50),
+        "see-through.webp": (30, 40, 4),
+        "twin.png": (8, 9, 3),
+        "twin.bmp": (8, 9, 3),
+        "below/wide.png": (21, 30, 3),
+        "still.gif": (12, 14),
+    }.items():
         Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(folder / name)
     deep = random.integers(0, 65536, (10, 12), dtype=np.uint16)
     Image.fromarray(deep).save(folder / "deep.png")
@@ -39,17 +45,27 @@ def album(tmp_path, random):
 
 
 ALBUM_SIZES = {  # name of what is made of it: (width, height)
-    "wide": (300, 20), "tall": (11, 200), "dot": (1, 1), "grey": (50, 40), "see-through": (40, 30),
-    "twin.png": (9, 8), "twin.bmp": (9, 8), "below/wide": (30, 21), "still": (14, 12),
-    "deep": (12, 10), "large": (4000, 3000), "turned": (20, 30),
-}  # fmt: skip
+    "wide": (300, 20),
+    "tall": (11, 200),
+    "dot": (1, 1),
+    "grey": (50, 40),
+    "see-through": (40, 30),
+    "twin.png": (9, 8),
+    "twin.bmp": (9, 8),
+    "below/wide": (30, 21),
+    "still": (14, 12),
+    "deep": (12, 10),
+    "large": (4000, 3000),
+    "turned": (20, 30),
+}
 
 
 def test_every_picture_of_a_folder_is_predicted_in_its_own_size(trained, album, tmp_path):
     kinds = ("overlay", "mask", "probability")
     assert run_predict(trained, album, "--output", tmp_path / "out", "--save", *kinds) == 0
-    written = {path.relative_to(tmp_path / "out").as_posix()
-               for path in (tmp_path / "out").rglob("*.*")}  # fmt: skip
+    written = {
+        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")
+    }
     assert written == {f"{stem}_{kind}.png" for stem in ALBUM_SIZES for kind in kinds}
     for stem, size in ALBUM_SIZES.items():
         images = [Image.open(tmp_path / "out" / f"{stem}_{kind}.png") for kind in kinds]
@@ -97,8 +113,9 @@ def test_a_picture_has_the_same_probabilities_alone_in_a_batch_and_in_validation
     together = [seen[2] for seen in helper.gen_test_output(road, samples, shape, 4)]
     alone = [seen[2] for seen in helper.gen_test_output(road, samples, shape, 1)]
     validated = []
-    scoring.score_pictures(road, samples, data_set, shape,
-                           after_each=lambda *seen: validated.append(seen[3]))  # fmt: skip
+    scoring.score_pictures(
+        road, samples, data_set, shape, after_each=lambda *seen: validated.append(seen[3])
+    )
     for one, two, three in zip(together, alone, validated, strict=True):
         np.testing.assert_allclose(one, two, atol=1e-4)
         np.testing.assert_allclose(one, three, atol=1e-4)
@@ -114,10 +131,19 @@ def triangle_weights(given, wanted):
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize(("given", "wanted"), [
-    ((1, 1), (3, 5)), ((7, 9), (1, 1)), ((40, 31), (13, 64)), ((13, 64), (40, 31)),
-    ((5, 6), (5, 6)), ((3, 1000), (2, 3)), ((2, 3), (3, 1000)),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ((1, 1), (3, 5)),
+        ((7, 9), (1, 1)),
+        ((40, 31), (13, 64)),
+        ((13, 64), (40, 31)),
+        ((5, 6), (5, 6)),
+        ((3, 1000), (2, 3)),
+        ((2, 3), (3, 1000)),
+    ],
+    ids=str,
+)
 def test_resampling_is_the_same_outside_and_inside_of_a_network(given, wanted, random):
     """Both are the triangle filter; on whole numbers and on floats."""
     array = random.integers(0, 256, (*given, 3), dtype=np.uint8)
@@ -160,8 +186,19 @@ def test_a_scale_is_that_of_the_picture(trained, tmp_path, random):
     Image.fromarray(picture[:30, :40]).save(tmp_path / "of another size.png")
     network, _ = trained_run.load_run(trained)[:2]
     for scale, shape in ((1, (64, 96)), (0.5, (32, 64))):
-        assert run_predict(trained, tmp_path / "*[ae].png", "--output", tmp_path, "--scale", scale,
-                           "--save", "probability") == 0  # fmt: skip
+        assert (
+            run_predict(
+                trained,
+                tmp_path / "*[ae].png",
+                "--output",
+                tmp_path,
+                "--scale",
+                scale,
+                "--save",
+                "probability",
+            )
+            == 0
+        )
         assert Image.open(tmp_path / "of another size_probability.png").size == (40, 30)
         assert_road(tmp_path / "a_probability.png", answer(network, picture, shape))
 
@@ -172,8 +209,20 @@ def test_a_thorough_answer_is_the_mean_of_those_at_three_sizes(trained, drawn, t
     picture = helper.read_image(street, (128, 192))
     Image.fromarray(picture).save(tmp_path / "a.png")
     network, _ = trained_run.load_run(trained)[:2]
-    assert run_predict(trained, tmp_path / "a.png", "--output", tmp_path, "--scale", 1,
-                       "--thorough", "--save", "probability") == 0  # fmt: skip
+    assert (
+        run_predict(
+            trained,
+            tmp_path / "a.png",
+            "--output",
+            tmp_path,
+            "--scale",
+            1,
+            "--thorough",
+            "--save",
+            "probability",
+        )
+        == 0
+    )
     answers = [answer(network, picture, shape) for shape in ((96, 160), (128, 192), (160, 224))]
     assert_road(tmp_path / "a_probability.png", np.mean(answers, axis=0))
     assert np.ptp(answers, axis=0).max() > 2 / 255

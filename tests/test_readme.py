@@ -29,6 +29,7 @@ def test_the_readmes_example_needs_no_keras(trained, frames, tmp_path):
     (example,) = re.findall(r"```python\n(.*?)```", (HERE / "README.md").read_text(), re.DOTALL)
     assert len(example.splitlines()) <= 20
     example += "\nimport sys; assert not {'keras', 'tensorflow'} & set(sys.modules)\n"
-    done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True,
-                          text=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert len(done.stdout.splitlines()) == 3

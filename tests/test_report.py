@@ -125,8 +125,15 @@ def browser():
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
-    for argument in ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-sync",
-                     "disable-background-networking", "disable-component-update"):  # fmt: skip
+    for argument in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "no-first-run",
+        "disable-sync",
+        "disable-background-networking",
+        "disable-component-update",
+    ):
         options.add_argument(f"--{argument}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService("/usr/bin/chromedriver"))
@@ -140,9 +147,10 @@ def test_the_report_works_in_a_browser(width, browser, trained):
     """No error, every picture loads, nothing sticks out, slider and keys fade the layers."""
     from selenium.webdriver.common.keys import Keys
 
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
-        "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500,
-    })  # fmt: skip
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500},
+    )
     browser.get((trained / "report.html").as_uri())
     assert browser.get_log("browser") == []
     run = browser.execute_script

@@ -72,8 +72,11 @@ def test_a_run_whose_checkpoint_was_removed_can_be_used_but_not_go_on(
 def test_a_gpu_sees_each_picture_more_often_and_a_run_keeps_its_number(tmp_path, monkeypatch):
     """Wherever the run goes on; unless somebody says another number."""
     settings = dict.fromkeys(run_folder.FIXED_SETTINGS, 1) | {
-        "runs_dir": str(tmp_path), "precision": "float32", "batch_size": 4, "image_shape": [32, 64],
-    }  # fmt: skip
+        "runs_dir": str(tmp_path),
+        "precision": "float32",
+        "batch_size": 4,
+        "image_shape": [32, 64],
+    }
 
     def epochs(run, device, said=None):
         monkeypatch.setattr(keras.distribution, "list_devices", lambda: [device])

@@ -159,8 +159,9 @@ def test_cells_fall_on_the_pixels_of_kittis_rule(tmp_path, random):
         assert places.shape == (800, 400)
         projection = ground_projection(text)
         for row in [*random.integers(0, 800, 10).tolist(), *range(690, 800, 4)]:  # borders are near
-            expected = [cell_by_hand(projection, row, column, height, width)
-                        for column in range(400)]  # fmt: skip
+            expected = [
+                cell_by_hand(projection, row, column, height, width) for column in range(400)
+            ]
             np.testing.assert_array_equal(places[row], expected)
         assert np.mean(places >= 0) > 0.3
 
@@ -202,14 +203,18 @@ def test_scores_from_above_are_those_of_what_is_seen_from_above(random):
     assert tally.scores()["perspective"]["all"]["pictures"] == 4
 
 
-@pytest.mark.parametrize(("damage", "reason"), [
-    (lambda text: "", "P2 has 0 numbers"),
-    (lambda text: text.replace("R0_rect", "R1_rect"), "R0_rect has 0 numbers"),
-    (lambda text: text.replace("P2: ", "P2: 1.0 "), "P2 has 13 numbers"),
-    (lambda text: text.replace("P2: ", "P2: x"), "could not convert"),
-    (lambda text: re.sub(r"(Tr_cam_to_road: ).*", r"\g<1>" + "0 " * 12, text), "no rotation"),
-    (lambda text: re.sub(r"(Tr_cam_to_road: ).*", r"\g<1>" + "nan " * 12, text), "12 numbers"),
-], ids=["empty", "missing", "long", "word", "zero", "nan"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda text: "", "P2 has 0 numbers"),
+        (lambda text: text.replace("R0_rect", "R1_rect"), "R0_rect has 0 numbers"),
+        (lambda text: text.replace("P2: ", "P2: 1.0 "), "P2 has 13 numbers"),
+        (lambda text: text.replace("P2: ", "P2: x"), "could not convert"),
+        (lambda text: re.sub(r"(Tr_cam_to_road: ).*", r"\g<1>" + "0 " * 12, text), "no rotation"),
+        (lambda text: re.sub(r"(Tr_cam_to_road: ).*", r"\g<1>" + "nan " * 12, text), "12 numbers"),
+    ],
+    ids=["empty", "missing", "long", "word", "zero", "nan"],
+)
 def test_a_broken_calibration_is_named_and_left_out(damage, reason, spoilt):
     labelled, _ = KITTI.find(spoilt / "data_road")
     path = labelled[0].calibration
@@ -274,11 +279,12 @@ def test_a_submission_is_what_kittis_server_takes(drawn, tmp_path, random):
     """290 grey pictures of 800x400 in the root, each the warped 8-bit probability."""
     _, testing = KITTI.find(drawn / "data_road")
     samples = [
-        datasets.Sample(f"{category}_{number:06d}", original.picture, None, category,
-                        original.calibration)
+        datasets.Sample(
+            f"{category}_{number:06d}", original.picture, None, category, original.calibration
+        )
         for category, count in (("um", 96), ("umm", 94), ("uu", 100))
         for number, original in zip(range(count), itertools.cycle(testing))
-    ]  # fmt: skip
+    ]
     road = random.uniform(size=SMALL).astype(np.float32)
 
     def predict(pictures):
@@ -293,8 +299,9 @@ def test_a_submission_is_what_kittis_server_takes(drawn, tmp_path, random):
         pixels = np.asarray(image)
     assert names == {
         f"{category}_road_{number:06d}.png"
-        for category, count in (("um", 96), ("umm", 94), ("uu", 100)) for number in range(count)
-    }  # fmt: skip
+        for category, count in (("um", 96), ("umm", 94), ("uu", 100))
+        for number in range(count)
+    }
     sample = samples[96 + 93]
     projection = ground_projection(sample.calibration.read_text())
     for row, column in random.integers(0, (800, 400), (200, 2)).tolist():

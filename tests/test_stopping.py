@@ -27,9 +27,12 @@ def test_a_second_signal_ends_the_program_at_once(number):
         "    while time.monotonic() < deadline: time.sleep(1)\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=HERE, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        cwd=HERE,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     process.stdout.readline()
     process.send_signal(number)
     while "after this step" not in process.stderr.readline():
@@ -47,9 +50,12 @@ def run_process(arguments, folder, save_seconds, environment=()):
     )
     with (folder / "log").open("a") as log:
         return subprocess.Popen(
-            [sys.executable, "-c", code], cwd=HERE, stdout=log, stderr=log,
+            [sys.executable, "-c", code],
+            cwd=HERE,
+            stdout=log,
+            stderr=log,
             env=os.environ | dict(environment),
-        )  # fmt: skip
+        )
 
 
 def disturb(process, checkpoints, random, number, in_a_save):
@@ -73,8 +79,11 @@ def results_of(folder):
     rows = list(csv.DictReader((folder / "log.csv").open()))
     arrays, _ = checkpoint.load(folder, print)
     with h5py.File(folder / checkpoint.BEST) as file:
-        file.visititems(lambda name, item: arrays.update({name: np.asarray(item)})
-                        if isinstance(item, h5py.Dataset) else None)  # fmt: skip
+        file.visititems(
+            lambda name, item: (
+                arrays.update({name: np.asarray(item)}) if isinstance(item, h5py.Dataset) else None
+            )
+        )
     texts = [{name: row[name] for name in row if name != "seconds"} for row in rows]
     pictures = {path.name: path.read_bytes() for path in (folder / "pictures").iterdir()}
     return arrays, [texts, (folder / "metrics.json").read_text(), pictures]
@@ -82,9 +91,20 @@ def results_of(folder):
 
 def compare_disturbed_with_undisturbed(drawn, folder, number, times, epochs, environment=()):
     arguments = (
-        "--dataset", "kitti", "--data-dir", drawn, "--runs-dir", folder, "--image-shape", 32, 96,
-        "--batch-size", 2, "--epochs", epochs,
-    )  # fmt: skip
+        "--dataset",
+        "kitti",
+        "--data-dir",
+        drawn,
+        "--runs-dir",
+        folder,
+        "--image-shape",
+        32,
+        96,
+        "--batch-size",
+        2,
+        "--epochs",
+        epochs,
+    )
     start = functools.partial(run_process, folder=folder, environment=environment)
     assert start([*arguments, "--run", "whole"], save_seconds=1e9).wait() == 0
     random, statuses, in_saves = np.random.default_rng(0), [], 0

@@ -53,9 +53,12 @@ def test_averaged_weights_are_validated_and_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(main, "AVERAGED_SHARE", 0.5)
     make_trainer = functools.partial(main.optimize, network, 1e-2, 40)
     main.train_nn(
-        main.Training(network, make_trainer, tmp_path), repeat(one_batch((32, 64)), 3), 2, 2,
+        main.Training(network, make_trainer, tmp_path),
+        repeat(one_batch((32, 64)), 3),
+        2,
+        2,
         compare_with_average,
-    )  # fmt: skip
+    )
     assert len(taken) == 6
     rows = list(csv.DictReader((tmp_path / "log.csv").open()))
     means = [np.mean(losses[:3]), np.mean(losses[3:])]

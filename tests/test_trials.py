@@ -44,11 +44,12 @@ def test_nesterov_descends_as_keras_does(trials, random):
     start, gradients = random.normal(size=(3, 4)), random.normal(size=(5, 3, 4))
     options = {"learning_rate": 0.01, "global_clipnorm": 2.0}
     found, expected = (
-        weights_after(optimizer, start, gradients) for optimizer in (
+        weights_after(optimizer, start, gradients)
+        for optimizer in (
             trials.Nesterov(averaged_share=0.0, **options),
             keras.optimizers.SGD(momentum=trials.MOMENTUM, nesterov=True, **options),
         )
-    )  # fmt: skip
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -112,15 +113,26 @@ def test_the_table_of_trials_compares_the_same_seeds(tmp_path):
     """Means and differences by hand; flags that all command lines share are not told."""
     folders = []
     for name, seed, scores, losses in (
-        ("unchanged", 0, (80, 90), (0.3, 0.1)), ("unchanged", 1, (92, 91), (0.2, 0.4)),
-        ("dice", 1, (50, 93), (0.5, 0.04)), ("dice", 2, (95, 94), (0.06, 0.6)),
-        ("wide", 0, (89, 88), (0.2, 0.1)), ("light", 3, (99, 98), (0.2, 0.1)),
+        ("unchanged", 0, (80, 90), (0.3, 0.1)),
+        ("unchanged", 1, (92, 91), (0.2, 0.4)),
+        ("dice", 1, (50, 93), (0.5, 0.04)),
+        ("dice", 2, (95, 94), (0.06, 0.6)),
+        ("wide", 0, (89, 88), (0.2, 0.1)),
+        ("light", 3, (99, 98), (0.2, 0.1)),
         ("gentle", 1, (91.5, 9), (0.2, 0.1)),
-    ):  # fmt: skip
+    ):
         folders.append(tmp_path / f"{name}-{seed}")
         folders[-1].mkdir()
-        command_line = ["docs/trials.py", name, "--epochs", "2", "--seed", str(seed),
-                        "--run", folders[-1].name]  # fmt: skip
+        command_line = [
+            "docs/trials.py",
+            name,
+            "--epochs",
+            "2",
+            "--seed",
+            str(seed),
+            "--run",
+            folders[-1].name,
+        ]
         settings = {"seed": seed, "command_line": command_line}
         (folders[-1] / "settings.json").write_text(json.dumps(settings))
         rows = [f"{loss},{score},9,45" for loss, score in zip(losses, scores, strict=True)]
@@ -142,10 +154,30 @@ def test_the_table_of_trials_compares_the_same_seeds(tmp_path):
 @pytest.mark.slow
 def test_the_classic_recipe_trains_all_layers_at_a_constant_rate(drawn, tmp_path):
     subprocess.run(
-        [sys.executable, "docs/trials.py", "classic", "--dataset", "kitti", "--data-dir",
-         drawn, "--runs-dir", tmp_path, "--run", "classic", "--image-shape", "32", "96",
-         "--limit", "4", "--epochs", "2"], check=True, cwd=HERE, capture_output=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "docs/trials.py",
+            "classic",
+            "--dataset",
+            "kitti",
+            "--data-dir",
+            drawn,
+            "--runs-dir",
+            tmp_path,
+            "--run",
+            "classic",
+            "--image-shape",
+            "32",
+            "96",
+            "--limit",
+            "4",
+            "--epochs",
+            "2",
+        ],
+        check=True,
+        cwd=HERE,
+        capture_output=True,
+    )
     rows = csv.DictReader((tmp_path / "classic" / "log.csv").open())
     assert [float(row["learning_rate"]) for row in rows] == pytest.approx([1e-4, 1e-4])
     weights = vgg_weights.read(str(tmp_path / "classic" / checkpoint.BEST), tmp_path)

@@ -91,8 +91,9 @@ def test_frames_keep_their_times_where_these_are_uneven(trained, frames, tmp_pat
     assert pictures[0].shape == (30, 44, 3)
 
 
-@pytest.mark.parametrize(("rotation", "corner"), [(90, "lower left"), (-90, "upper right"),
-                                                  (180, "lower right")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rotation", "corner"), [(90, "lower left"), (-90, "upper right"), (180, "lower right")]
+)
 def test_a_video_is_turned_as_the_camera_was_held(rotation, corner, tmp_path):
     """Its bright upper left corner comes where FFmpeg's counter-clockwise angle brings it."""
     frame = np.zeros((32, 48, 3), np.uint8)
@@ -145,14 +146,21 @@ def blank_frames(whole, path):
     whole.unlink()
 
 
-@pytest.mark.parametrize("make", [
-    lambda path: path.write_bytes(b""),
-    lambda path: path.write_text("no video at all"),
-    lambda path: write_video(path, [], shape=(32, 32)),
-    lambda path: write_video(path, [np.zeros((8, 8, 3), np.uint8)]).write_bytes(
-        path.read_bytes()[:200]),
-    lambda path: blank_frames(write_video(path.with_suffix(".mp4"), WHITE, codec="libx264"), path),
-], ids=["empty", "words", "no frames", "header alone", "blank"])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_text("no video at all"),
+        lambda path: write_video(path, [], shape=(32, 32)),
+        lambda path: write_video(path, [np.zeros((8, 8, 3), np.uint8)]).write_bytes(
+            path.read_bytes()[:200]
+        ),
+        lambda path: blank_frames(
+            write_video(path.with_suffix(".mp4"), WHITE, codec="libx264"), path
+        ),
+    ],
+    ids=["empty", "words", "no frames", "header alone", "blank"],
+)
 def test_a_video_without_a_frame_is_named_and_leaves_nothing(make, trained, tmp_path, capsys):
     make(tmp_path / "a.mkv")
     assert run_predict(trained, tmp_path / "a.mkv", "--output", tmp_path / "out") == 1
@@ -206,8 +214,10 @@ def test_a_long_video_takes_no_more_memory_than_a_short_one(trained, tmp_path):
         path = write_video(
             tmp_path / f"{count}.mp4",
             (scene[place : place + 1080, place : place + 1920] for place in places[:count]),
-            rate=25, codec="libx264", shape=(1080, 1920),
-        )  # fmt: skip
+            rate=25,
+            codec="libx264",
+            shape=(1080, 1920),
+        )
         script = (
             "import predict, resource, sys; status = predict.run(sys.argv[1:]);"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(status)"
