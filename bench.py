@@ -31,11 +31,11 @@ import run_folder
 import scenes
 import scoring
 import vgg_weights
-from command_line import exit_status
 from datasets import DATASETS
-from engine import FLOAT32, faster_precision, keras, matrix_product_rate, operations
+from roadseg.command_line import exit_status
+from roadseg.engine import FLOAT32, faster_precision, keras, matrix_product_rate, operations
 from roadseg.files import write_json
-from stopping import Stopping
+from roadseg.stopping import Stopping
 from trained_run import load_network
 from training import Training, take_step, train_epoch
 

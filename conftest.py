@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import engine
 import main
 import scenes
+from roadseg import engine
 from tests.small import NARROW_BLOCKS, SMALL, run_kitti
 
 

@@ -20,9 +20,9 @@ import helper
 import metrics
 import run_folder
 import scoring
-from command_line import add_thorough, exit_status
 from datasets import spread
 from roadseg import terminal
+from roadseg.command_line import add_thorough, exit_status
 from roadseg.errors import UserError
 from roadseg.files import read_json, write_atomically, write_json
 from trained_run import load_run

@@ -27,10 +27,10 @@ import helper
 import run_folder
 import scenes
 import scoring
-from command_line import exit_status
 from datasets import spread
-from engine import keras
 from roadseg import terminal
+from roadseg.command_line import exit_status
+from roadseg.engine import keras
 from roadseg.errors import UserError, WrongAnswerError
 from trained_run import load_network
 

@@ -20,23 +20,22 @@ import numpy as np
 
 import augmentation
 import checkpoint
-import devices
 import gallery
 import helper
 import metrics
 import preparation
 import report
 import vgg_weights
-from command_line import at_least, exit_status, positive_rate
 from data_check import check_samples
 from datasets import DATASETS, VOID
-from engine import PRECISIONS, answering_precision, keras, warn_about_idle_gpu
 from optimizer import CosineOfSteps, LayerwiseAdam
-from roadseg import terminal
+from roadseg import devices, terminal
+from roadseg.command_line import at_least, exit_status, positive_rate
+from roadseg.engine import PRECISIONS, answering_precision, keras, warn_about_idle_gpu
 from roadseg.errors import LossError, MemoryShortError, StopRequest, TrainingError
 from roadseg.files import write_json
+from roadseg.stopping import Stopping
 from scoring import calibrate, prediction_batch, score_run, score_simple_rules, validator
-from stopping import Stopping
 from training import TRAINING_COST, Training, tell, train_epoch
 
 VGG_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # (convolutions, channels) each

@@ -1,7 +1,7 @@
 """Adam with a rate for each layer, and a cosine that counts whole steps."""
 
-import devices
-from engine import keras
+from roadseg import devices
+from roadseg.engine import keras
 
 # Times the learning rate. Adam's steps are as long for a scaled input as for a large one, so what
 # reads a scaled skip has to step further, or pool3 would never be heard.

@@ -26,9 +26,9 @@ import metrics
 import run_folder
 import scoring
 import video
-from command_line import add_thorough, exit_status, positive_rate
 from datasets import PICTURE_SUFFIXES
 from roadseg import terminal
+from roadseg.command_line import add_thorough, exit_status, positive_rate
 from roadseg.errors import FaultyPicturesError, UserError
 from roadseg.files import written_whole
 from trained_run import load_run

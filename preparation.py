@@ -7,12 +7,11 @@ from importlib import metadata
 from pathlib import Path
 
 import checkpoint
-import devices
 import helper
 import run_folder
 from datasets import spread
-from engine import device_kind, device_names, expected_seconds, faster_precision, keras
-from roadseg import terminal
+from roadseg import devices, terminal
+from roadseg.engine import device_kind, device_names, expected_seconds, faster_precision, keras
 
 # Of a data set's epochs, which are what processors have time for: the last of the quality comes
 # slowly (docs/experiments.md).

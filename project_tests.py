@@ -24,13 +24,13 @@ from PIL import Image
 
 import checkpoint
 import datasets
-import engine
 import helper
 import main
 import scoring
 import vgg_weights
 from datasets import VOID
 from main import keras
+from roadseg import engine
 from roadseg.errors import UserError
 from tests.by_hand import losses_by_hand, patchwork_labels, weights_by_hand
 from tests.small import (

@@ -4,11 +4,10 @@ import numpy as np
 import scipy.optimize
 import scipy.special
 
-import devices
 import helper
 import metrics
-from engine import keras
-from roadseg import terminal
+from roadseg import devices, terminal
+from roadseg.engine import keras
 from roadseg.files import write_json
 
 PREDICTION_BATCH = 4  # pictures on each device

@@ -3,8 +3,8 @@
 import checkpoint
 import vgg_weights
 from datasets import row_of
-from engine import answering_precision, keras
 from main import layers, load_vgg
+from roadseg.engine import answering_precision, keras
 from roadseg.errors import UserError
 from roadseg.files import read_json
 from scoring import predictor

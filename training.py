@@ -12,10 +12,9 @@ import time
 import numpy as np
 
 import checkpoint
-import devices
 import run_folder
-from engine import keras
-from roadseg import terminal
+from roadseg import devices, terminal
+from roadseg.engine import keras
 from roadseg.errors import LossError, MemoryShortError, TrainingError
 
 SAVE_SECONDS = 180  # between two checkpoints within an epoch

@@ -21,7 +21,7 @@ import helper
 import main
 import optimizer
 from datasets import VOID
-from engine import keras
+from roadseg.engine import keras
 
 BACKGROUND = (255, 0, 0)
 NO_CLIPPING = 1e9  # no gradient is as long

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import checkpoint
-import devices as module_devices
 import helper
 import main
 from main import keras
+from roadseg import devices as module_devices
 from tests.small import HERE, KITTI, error_line, needs_jax, run_main
 
 AS_SEVERAL = """

@@ -16,7 +16,7 @@ import checkpoint
 import datasets
 import preparation
 import run_folder
-from engine import keras
+from roadseg.engine import keras
 from roadseg.errors import UserError
 from roadseg.files import write_atomically
 from tests.small import HERE, error_line, run_kitti, run_main, run_predict

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 
 import checkpoint
-import engine
 import main
 import scoring
-import stopping
 import trained_run
 import training
 from datasets import VOID
 from main import keras
+from roadseg import engine, stopping
 from roadseg.errors import LossError, StopRequest, TrainingError
 from tests.small import (
     SMALL_BLOCKS,

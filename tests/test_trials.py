@@ -16,7 +16,7 @@ import checkpoint
 import main
 import vgg_weights
 from datasets import VOID
-from engine import keras
+from roadseg.engine import keras
 from tests.by_hand import losses_by_hand, patchwork_labels, weights_by_hand
 from tests.small import HERE, small_network
 

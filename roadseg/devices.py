@@ -19,8 +19,8 @@ import zlib
 
 import numpy as np
 
-from engine import keras
 from roadseg import terminal
+from roadseg.engine import keras
 from roadseg.errors import StopRequest, UserError
 
 JOINING_SECONDS = 300  # that the processes wait for each other at the start

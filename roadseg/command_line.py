@@ -5,7 +5,7 @@ import math
 import sys
 
 from roadseg.errors import StopRequest, TrainingError, UserError
-from stopping import Stopping
+from roadseg.stopping import Stopping
 
 
 def at_least(minimum):
