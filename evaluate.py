@@ -15,7 +15,6 @@ from pathlib import Path
 import imageio.v3 as imageio
 import numpy as np
 
-import birds_eye
 import helper
 import metrics
 import run_folder
@@ -25,6 +24,7 @@ from roadseg import terminal
 from roadseg.command_line import add_thorough, exit_status
 from roadseg.errors import UserError
 from roadseg.files import read_json, write_atomically, write_json
+from roadseg.scoring import birds_eye
 from trained_run import load_run
 
 OFFICIAL_TESTING_COUNT = 290

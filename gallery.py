@@ -9,11 +9,11 @@ import itertools
 import imageio.v3 as imageio
 import numpy as np
 
-import birds_eye
 import helper
 import metrics
 from metrics import ROAD, VOID
 from roadseg.files import write_json
+from roadseg.scoring import birds_eye
 
 WIDTH = 416  # of small pictures, pixels
 ABOVE_HEIGHT = 260  # of small pictures from above, pixels

@@ -18,12 +18,12 @@ import numpy as np
 import scipy.ndimage
 from PIL import Image, ImageOps
 
-import birds_eye
 import download
 import scenes
 from augmentation import augment
 from datasets import DATASETS, decode_label
 from roadseg import terminal
+from roadseg.data import calibration_files
 from roadseg.errors import DownloadError, UserError
 
 warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -152,7 +152,7 @@ def read_calibrations(samples):
     for sample in samples:
         if sample.calibration:
             try:
-                calibrations[sample.name] = birds_eye.read_calibration(sample.calibration)
+                calibrations[sample.name] = calibration_files.read_calibration(sample.calibration)
             except FileNotFoundError as error:
                 missing[sample.name] = f"{sample.calibration}: {error.strerror}"
             except (OSError, ValueError) as error:

@@ -6,7 +6,7 @@ NumPy only.
 
 import numpy as np
 
-import birds_eye
+from roadseg.scoring import birds_eye
 
 VOID = 255  # the label of pixels that count nowhere
 ROAD = 1  # the class index of road in two-class road sets
@@ -195,7 +195,7 @@ class Tally:
 
         label: uint8 [H, W] class indices or VOID; probabilities: float32 [H, W, C] that sum to 1;
         category: a word such as "um", scored by itself too; calibration: of
-        `birds_eye.read_calibration`, for the scores as seen from above.
+        `calibration_files.read_calibration`, for the scores as seen from above.
         """
         valid = label != VOID
         self.confusion += confusion_matrix(

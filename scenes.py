@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from birds_eye import project_road
+from roadseg.data.calibration_files import project_road
 from roadseg.errors import UserError
 from scenery import (
     CAMERA,

@@ -12,7 +12,6 @@ import pytest
 import scipy.special
 from PIL import Image
 
-import birds_eye
 import datasets
 import evaluate
 import helper
@@ -21,7 +20,9 @@ import scenes
 import scoring
 import trained_run
 from datasets import VOID
+from roadseg.data import calibration_files
 from roadseg.errors import UserError
+from roadseg.scoring import birds_eye
 from tests.by_hand import brute_force_kitti_scores, cell_by_hand, ground_projection
 from tests.small import KITTI, REAL_SAMPLES, SMALL, error_line, small_network
 
@@ -154,7 +155,7 @@ def calibration_cases():
 def test_cells_fall_on_the_pixels_of_kittis_rule(tmp_path, random):
     for text, (height, width) in calibration_cases():
         (tmp_path / "calibration.txt").write_text(text)
-        calibration = birds_eye.read_calibration(tmp_path / "calibration.txt")
+        calibration = calibration_files.read_calibration(tmp_path / "calibration.txt")
         places = birds_eye.find_places(calibration, height, width)
         assert places.shape == (800, 400)
         projection = ground_projection(text)
@@ -171,7 +172,7 @@ def test_metres_keep_their_length_from_above():
     scene = scenes.draw_scene("umm", 2, shape=(375, 1242))
     x, z = np.meshgrid(np.arange(-1, 1, 0.002), np.arange(7.5, 17.5, 0.002))
     points = np.stack([x.ravel(), np.zeros(x.size), z.ravel(), np.ones(x.size)])
-    u, v, depth = birds_eye.project_road(scene.calibration) @ points
+    u, v, depth = calibration_files.project_road(scene.calibration) @ points
     picture = np.zeros((375, 1242), np.uint8)
     picture[(v / depth).astype(int) - 1, (u / depth).astype(int) - 1] = 1
     seen = birds_eye.look_down(picture, birds_eye.find_places(scene.calibration, 375, 1242)) == 1

@@ -20,7 +20,7 @@ from tests.small import HERE, needs_jax
 def test_a_second_signal_ends_the_program_at_once(number):
     """The first is a wish, while a step of a minute is under way; the second does not wait."""
     code = (
-        "import stopping, time\n"
+        "import time\nfrom roadseg import stopping\n"
         "with stopping.Stopping() as stop, stop.granted():\n"
         "    print('ready', flush=True)\n"
         "    deadline = time.monotonic() + 60\n"
