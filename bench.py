@@ -28,11 +28,11 @@ import helper
 import main
 import predict
 import run_folder
-import scenes
 import scoring
 import vgg_weights
 from datasets import DATASETS
 from roadseg.command_line import exit_status
+from roadseg.drawn import scenes
 from roadseg.engine import FLOAT32, faster_precision, keras, matrix_product_rate, operations
 from roadseg.files import write_json
 from roadseg.stopping import Stopping

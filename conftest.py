@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 import main
-import scenes
 from roadseg import engine
+from roadseg.drawn import scenes
 from tests.small import NARROW_BLOCKS, SMALL, run_kitti
 
 

@@ -25,11 +25,11 @@ import numpy as np
 
 import helper
 import run_folder
-import scenes
 import scoring
 from datasets import spread
 from roadseg import terminal
 from roadseg.command_line import exit_status
+from roadseg.drawn import scenes
 from roadseg.engine import keras
 from roadseg.errors import UserError, WrongAnswerError
 from trained_run import load_network

@@ -19,11 +19,11 @@ import scipy.ndimage
 from PIL import Image, ImageOps
 
 import download
-import scenes
 from augmentation import augment
 from datasets import DATASETS, decode_label
 from roadseg import terminal
 from roadseg.data import calibration_files
+from roadseg.drawn import scenes
 from roadseg.errors import DownloadError, UserError
 
 warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -18,8 +18,8 @@ import evaluate
 import helper
 import main
 import metrics
-import scenes
 from datasets import DATASETS, VOID
+from roadseg.drawn import scenes
 from roadseg.errors import StopRequest, UserError
 from tests.small import HERE, KITTI, error_line, needs_jax, run_camvid, run_main, run_predict
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import datasets
-import scenes
 import scoring
+from roadseg.drawn import scenes
 from tests.by_hand import ground_projection
 from tests.small import KITTI, SMALL
 

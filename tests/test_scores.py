@@ -16,11 +16,11 @@ import datasets
 import evaluate
 import helper
 import metrics
-import scenes
 import scoring
 import trained_run
 from datasets import VOID
 from roadseg.data import calibration_files
+from roadseg.drawn import scenes
 from roadseg.errors import UserError
 from roadseg.scoring import birds_eye
 from tests.by_hand import brute_force_kitti_scores, cell_by_hand, ground_projection

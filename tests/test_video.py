@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import scenes
 import video
+from roadseg.drawn import scenes
 from roadseg.errors import UserError
 from tests.small import HERE, run_predict, write_video
 

@@ -16,8 +16,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from roadseg.data.calibration_files import project_road
-from roadseg.errors import UserError
-from scenery import (
+from roadseg.drawn.scenery import (
     CAMERA,
     FOCAL_PIXELS,
     FRONTAGES,
@@ -34,6 +33,7 @@ from scenery import (
     pick,
     pick_colour,
 )
+from roadseg.errors import UserError
 
 DRAWING_VERSION = 1
 KITTI_SIZES = ((375, 1242), (370, 1224), (374, 1238), (376, 1241))
