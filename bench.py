@@ -29,9 +29,10 @@ import main
 import predict
 import run_folder
 import scoring
-import vgg_weights
-from datasets import DATASETS
 from roadseg.command_line import exit_status
+from roadseg.data import vgg_weights
+from roadseg.data.datasets import DATASETS
+from roadseg.data.pictures import resample
 from roadseg.drawn import scenes
 from roadseg.engine import FLOAT32, faster_precision, keras, matrix_product_rate, operations
 from roadseg.files import write_json
@@ -127,7 +128,7 @@ def prediction_things(folder, run, shape, image_shape, count):
     """Make what is measured of one case: {its name: function () -> pictures a second}."""
     batch = draw_pictures(folder / "pictures", shape, count)
     network = load_network(run)[0]
-    small = np.stack([helper.resample(picture, image_shape) for picture in batch])
+    small = np.stack([resample(picture, image_shape) for picture in batch])
     partial = functools.partial
     return (
         {

@@ -19,9 +19,11 @@ import helper
 import metrics
 import run_folder
 import scoring
-from datasets import spread
+from metrics import ROAD
 from roadseg import terminal
 from roadseg.command_line import add_thorough, exit_status
+from roadseg.data.calibration_files import read_calibrations
+from roadseg.data.layouts import spread
 from roadseg.errors import UserError
 from roadseg.files import read_json, write_atomically, write_json
 from roadseg.scoring import birds_eye
@@ -78,7 +80,7 @@ def pack_submission(path, predict, samples, image_shape):
     UserError, before anything is predicted, where the samples are not KITTI's testing pictures or
     one has no whole calibration file.
     """
-    calibrations, faults = helper.read_calibrations(samples)
+    calibrations, faults = read_calibrations(samples)
     if len(samples) != OFFICIAL_TESTING_COUNT or faults or len(calibrations) != len(samples):
         raise UserError(
             f"{samples[0].picture.parent}: {len(samples)} testing pictures, "
@@ -94,7 +96,7 @@ def pack_submission(path, predict, samples, image_shape):
                 output, total=len(samples), desc="submission", unit="picture"
             ):
                 places = birds_eye.find_places(calibrations[sample.name], *picture.shape[:2])
-                confidence = metrics.to_confidence(probabilities[..., metrics.ROAD])
+                confidence = metrics.to_confidence(probabilities[..., ROAD])
                 seen = birds_eye.look_down(confidence, places)
                 png = imageio.imwrite("<bytes>", seen, extension=".png")
                 archive.writestr(f"{sample.name.replace('_', '_road_')}.png", png)

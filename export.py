@@ -26,9 +26,10 @@ import numpy as np
 import helper
 import run_folder
 import scoring
-from datasets import spread
 from roadseg import terminal
 from roadseg.command_line import exit_status
+from roadseg.data.layouts import spread
+from roadseg.data.pictures import read_image
 from roadseg.drawn import scenes
 from roadseg.engine import keras
 from roadseg.errors import UserError, WrongAnswerError
@@ -109,7 +110,7 @@ FORMATS = {
 
 
 class Resample(keras.layers.Layer):
-    """Resizes pictures [N, H, W, C] as `helper.resample` does, by two products of matrices.
+    """Resizes pictures [N, H, W, C] as `resample` does, by two products of matrices.
 
     shape: (height, width); without it a second input has the size that is wanted. Written with
     arithmetic alone, because no two formats agree on what resizing is.
@@ -218,7 +219,7 @@ def pictures_to_check(data_set, trained):
     """Read some testing pictures of the run's data set, or draw some where it is not there."""
     try:
         _, testing = data_set.find(Path(trained["data_dir"]) / data_set.folder)
-        return [helper.read_image(sample.picture) for sample in spread(testing, CHECKED_PICTURES)]
+        return [read_image(sample.picture) for sample in spread(testing, CHECKED_PICTURES)]
     except UserError as error:
         terminal.say(f"{error}\ndrawn scenes are checked instead")
         return [scenes.draw_scene("um", index).picture for index in range(CHECKED_PICTURES)]

@@ -9,9 +9,9 @@ import itertools
 import imageio.v3 as imageio
 import numpy as np
 
-import helper
 import metrics
-from metrics import ROAD, VOID
+from metrics import ROAD
+from roadseg.data.pictures import VOID, resize
 from roadseg.files import write_json
 from roadseg.scoring import birds_eye
 
@@ -36,7 +36,7 @@ def save_small(path, picture, size=None):
     """Write a small JPEG of a picture: uint8 [H, W, 3] or [H, W]; size: (height, width)."""
     height, width = picture.shape[:2]
     size = size or (max(1, round(WIDTH * height / width)), WIDTH)
-    small = helper.resize(np.ascontiguousarray(picture), size)
+    small = resize(np.ascontiguousarray(picture), size)
     imageio.imwrite(path, small, plugin="pillow", quality=JPEG_QUALITY)
 
 

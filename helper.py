@@ -3,32 +3,24 @@
 Data sets at hand, pictures and labels read and augmented, batches, painted pictures.
 """
 
-import collections
-import contextlib
 import dataclasses
 import functools
 import itertools
 import os
 import struct
-import warnings
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import scipy.ndimage
-from PIL import Image, ImageOps
+from PIL import Image
 
-import download
-from augmentation import augment
-from datasets import DATASETS, decode_label
 from roadseg import terminal
-from roadseg.data import calibration_files
+from roadseg.data import download, vgg_weights
+from roadseg.data.augmentation import augment
+from roadseg.data.datasets import DATASETS
+from roadseg.data.pictures import WORKERS, map_ahead, read_image, read_label, resample
 from roadseg.drawn import scenes
 from roadseg.errors import DownloadError, UserError
-
-warnings.simplefilter("error", Image.DecompressionBombWarning)
-
-WORKERS = min(8, os.cpu_count() or 1)  # threads that read pictures ahead of the network
 
 # How many pictures of um, umm and uu are drawn where there are no real ones.
 DRAWN_TRAINING = (90, 90, 90)
@@ -81,120 +73,10 @@ def _bring(name, data_dir):
 
 def maybe_download_pretrained_vgg(data_dir):
     """Return the path of Keras' full VGG16 file (553 MB), downloaded and checked if need be."""
-    path = data_dir / "vgg16_weights_tf_dim_ordering_tf_kernels.h5"
-    download.download(download.VGG16_FULL, path)
-    return path
+    return vgg_weights.download_full(data_dir)
 
 
 # --- reading --------------------------------------------------------------------------------------
-
-
-def read_image(path, shape=None):
-    """Read a picture.
-
-    shape: (height, width) to resize to, by area-aware bilinear interpolation; None: as it is.
-    Returns uint8 [H, W, 3], RGB, turned upright: of 16 bits the upper 8, without transparency, of
-    an animation the first picture. Raises UserError that names the file.
-    """
-    with _opened(path) as opened:
-        upright = ImageOps.exif_transpose(opened)
-        if upright.mode.startswith("I;16"):  # Pillow would make everything above 255 white
-            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-        if upright.mode in ("I", "F"):
-            raise ValueError("numbers of 32 bits; expected 8 or 16")
-        picture = np.asarray(upright.convert("RGB"))
-    return picture if shape is None else resize(picture, shape)
-
-
-def read_numbers(path):
-    """Read a single-channel picture, a palette's numbers as they are. Returns uint8 [H, W].
-
-    Raises UserError that names the file.
-    """
-    with _opened(path) as picture:
-        if picture.mode not in ("L", "P"):
-            raise ValueError(
-                f"a picture of mode {picture.mode}; expected one channel of 8 bits, the numbers of "
-                "the classes"
-            )
-        return np.asarray(picture)
-
-
-@contextlib.contextmanager
-def _opened(path):
-    """Open a picture with Pillow. Whatever goes wrong in the body becomes a UserError."""
-    try:
-        with Image.open(path) as picture:
-            yield picture
-    except Exception as error:  # decoders raise whatever they like on damaged files
-        reason = getattr(error, "strerror", None) or str(error).replace(f" {str(path)!r}", "")
-        raise UserError(f"{path}: {reason}; replace this picture, or remove it") from error
-
-
-def read_label(sample, data_set, shape=None):
-    """Read a sample's label as class indices, resized (if shape is given) to nearest neighbours.
-
-    Returns uint8 [H, W] of class indices and VOID. Raises UserError that names the file.
-    """
-    single_channel = all(isinstance(value, int) for value in data_set.label_values)
-    read = read_numbers if single_channel else read_image
-    label = decode_label(read(sample.label), data_set.label_values, sample.label)
-    return label if shape is None else resize(label, shape, Image.Resampling.NEAREST)
-
-
-def read_calibrations(samples):
-    """Read the calibration files of samples that have a place for one.
-
-    Returns ({sample's name: birds_eye's matrices}, {sample's name: what is wrong, a line}), broken
-    files before missing ones.
-    """
-    calibrations, broken, missing = {}, {}, {}
-    for sample in samples:
-        if sample.calibration:
-            try:
-                calibrations[sample.name] = calibration_files.read_calibration(sample.calibration)
-            except FileNotFoundError as error:
-                missing[sample.name] = f"{sample.calibration}: {error.strerror}"
-            except (OSError, ValueError) as error:
-                broken[sample.name] = f"{sample.calibration}: {error}"
-    return calibrations, broken | missing
-
-
-def resize(array, shape, resampling=Image.Resampling.BILINEAR):
-    """Resize uint8 [H, W, 3], uint8 [H, W] or float32 [H, W] to shape, (height, width)."""
-    height, width = shape
-    if array.shape[:2] == (height, width):
-        return array
-    return np.asarray(Image.fromarray(array).resize((width, height), resampling))
-
-
-def resample(array, shape):
-    """Resize [H, W, C] of any dtype bilinearly to shape, (height, width), without rounding.
-
-    Shrinking takes the mean of all that falls together. Returns float32. An exported network does
-    the same to what goes in and comes out: see `export.Resample`.
-    """
-    planes = np.moveaxis(np.asarray(array, np.float32), -1, 0)
-    return np.stack([resize(np.ascontiguousarray(plane), shape) for plane in planes], axis=-1)
-
-
-def map_ahead(function, items, ahead=2 * WORKERS):
-    """Yield function(item) for each item in order, computed by threads up to `ahead` items early.
-
-    Memory stays bounded; the threads end with the generator.
-    """
-    items = iter(items)
-    with ThreadPoolExecutor(WORKERS) as pool:
-        waiting = collections.deque(
-            pool.submit(function, item) for item in itertools.islice(items, ahead)
-        )
-        try:
-            while waiting:
-                result = waiting.popleft().result()
-                waiting.extend(pool.submit(function, item) for item in itertools.islice(items, 1))
-                yield result
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 # --- batches --------------------------------------------------------------------------------------

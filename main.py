@@ -18,19 +18,19 @@ from pathlib import Path
 
 import numpy as np
 
-import augmentation
 import checkpoint
 import gallery
 import helper
 import metrics
 import preparation
 import report
-import vgg_weights
-from data_check import check_samples
-from datasets import DATASETS, VOID
 from optimizer import CosineOfSteps, LayerwiseAdam
 from roadseg import devices, terminal
 from roadseg.command_line import at_least, exit_status, positive_rate
+from roadseg.data import augmentation, vgg_weights
+from roadseg.data.check import check_samples
+from roadseg.data.datasets import DATASETS
+from roadseg.data.pictures import VOID
 from roadseg.engine import PRECISIONS, answering_precision, keras, warn_about_idle_gpu
 from roadseg.errors import LossError, MemoryShortError, StopRequest, TrainingError
 from roadseg.files import write_json

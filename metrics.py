@@ -6,9 +6,9 @@ NumPy only.
 
 import numpy as np
 
+from roadseg.data.pictures import VOID
 from roadseg.scoring import birds_eye
 
-VOID = 255  # the label of pixels that count nowhere
 ROAD = 1  # the class index of road in two-class road sets
 CONFIDENCES = 256  # KITTI scores 8-bit confidences
 LARGEST_LOG_ODDS = 16.0

@@ -26,9 +26,10 @@ import metrics
 import run_folder
 import scoring
 import video
-from datasets import PICTURE_SUFFIXES
 from roadseg import terminal
 from roadseg.command_line import add_thorough, exit_status, positive_rate
+from roadseg.data.layouts import PICTURE_SUFFIXES
+from roadseg.data.pictures import WORKERS, map_ahead, read_image
 from roadseg.errors import FaultyPicturesError, UserError
 from roadseg.files import written_whole
 from trained_run import load_run
@@ -123,7 +124,7 @@ class Picture:
     path: Path
     name: str  # of what is made of it
     expected = 1  # frames
-    read = staticmethod(helper.read_image)
+    read = staticmethod(read_image)
 
     def __iter__(self):
         yield self.path
@@ -302,7 +303,7 @@ def predict_sources(settings, stopping):
     frames = read_frames(sources, faults.append)
     answers = helper.predict_ahead(predict, frames, read, choose_shape, scoring.PREDICTION_BATCH)
     encode = functools.partial(encode_answer, targets=targets, data_set=data_set)
-    encoded = helper.map_ahead(encode, answers, helper.WORKERS)
+    encoded = map_ahead(encode, answers, WORKERS)
     until_stopped = itertools.takewhile(lambda _: not stopping.wish, encoded)
     total, started = sum(source.expected for source in sources) or None, time.monotonic()
     with stopping.granted(), terminal.progress(until_stopped, total=total, unit="picture") as bar:

@@ -9,8 +9,8 @@ from pathlib import Path
 import checkpoint
 import helper
 import run_folder
-from datasets import spread
 from roadseg import devices, terminal
+from roadseg.data.layouts import spread
 from roadseg.engine import device_kind, device_names, expected_seconds, faster_precision, keras
 
 # Of a data set's epochs, which are what processors have time for: the last of the quality comes

@@ -23,14 +23,13 @@ import scipy.special
 from PIL import Image
 
 import checkpoint
-import datasets
-import helper
 import main
 import scoring
-import vgg_weights
-from datasets import VOID
 from main import keras
 from roadseg import engine
+from roadseg.data import vgg_weights
+from roadseg.data.layouts import Sample
+from roadseg.data.pictures import VOID, read_image, read_label
 from roadseg.errors import UserError
 from tests.by_hand import losses_by_hand, patchwork_labels, weights_by_hand
 from tests.small import (
@@ -155,7 +154,7 @@ def test_jax_gives_the_same_features(tmp_path, random):
     picture = random.integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
     np.save(tmp_path / "picture.npy", picture)
     code = (
-        "import main, numpy, pathlib, sys, vgg_weights\n"
+        "import main, numpy, pathlib, sys; from roadseg.data import vgg_weights\n"
         "folder = pathlib.Path(sys.argv[1])\n"
         "assert main.keras.backend.backend() == 'jax'\n"
         "vgg = main.load_vgg(vgg_weights.read('conv', folder))\n"
@@ -377,10 +376,10 @@ def test_for_kitti_dataset():
     assert pictures
     for picture in pictures:
         label = picture.parents[1] / "gt_image_2" / picture.name.replace("_", "_road_")
-        sample = datasets.Sample(picture.stem, picture, label, "um")
+        sample = Sample(picture.stem, picture, label, "um")
         colours = np.asarray(Image.open(label))
-        found = helper.read_label(sample, KITTI)
-        assert helper.read_image(picture).shape == (*found.shape, 3)
+        found = read_label(sample, KITTI)
+        assert read_image(picture).shape == (*found.shape, 3)
         np.testing.assert_array_equal(found == 1, (colours[..., 2] > 0) & (colours[..., 0] > 0))
         np.testing.assert_array_equal(found == VOID, colours[..., 0] == 0)
         assert 0.05 < np.mean(found == 1) < 0.4

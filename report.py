@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import run_folder
-from datasets import DATASETS, row_of
+from roadseg.data.datasets import DATASETS, row_of
 from roadseg.errors import UserError
 from roadseg.files import read_json, write_atomically
 

@@ -6,7 +6,10 @@ import scipy.special
 
 import helper
 import metrics
+from metrics import ROAD
 from roadseg import devices, terminal
+from roadseg.data.calibration_files import read_calibrations
+from roadseg.data.pictures import read_image, read_label
 from roadseg.engine import keras
 from roadseg.files import write_json
 
@@ -59,7 +62,7 @@ def thoroughly(predict):
     """
 
     def resample(arrays, shape):
-        return np.stack([helper.resample(array, shape) for array in arrays])
+        return np.stack([resample(array, shape) for array in arrays])
 
     def predict_thoroughly(pictures):
         shape = pictures.shape[1:3]
@@ -86,7 +89,7 @@ def score_pictures(
     tally, calibrations = metrics.Tally(data_set.classes), calibrations or {}
     output = helper.gen_test_output(predict, samples, image_shape, prediction_batch())
     for sample, picture, probabilities in output:
-        label, calibration = helper.read_label(sample, data_set), calibrations.get(sample.name)
+        label, calibration = read_label(sample, data_set), calibrations.get(sample.name)
         tally.add(label, probabilities, sample.category, calibration)
         after_each(sample, picture, label, probabilities, calibration)
     return tally
@@ -142,7 +145,7 @@ def score_run(predict, samples, data_set, settings, split, look=lambda *_: None)
     look: function as after_each of `score_pictures`. Pictures without a whole calibration file are
     left out of the scores from above, and named. Returns (what metrics.json holds, metrics.Tally).
     """
-    calibrations, faults = helper.read_calibrations(samples)
+    calibrations, faults = read_calibrations(samples)
     if faults:
         terminal.say(
             f"{len(faults)} of {len(samples)} pictures have no whole calibration file and are left "
@@ -170,8 +173,7 @@ def score_simple_rules(training, validation, data_set):
     that of the training part.
     """
     colours = [
-        helper.read_image(sample.picture)[helper.read_label(sample, data_set) == metrics.ROAD]
-        for sample in training
+        read_image(sample.picture)[read_label(sample, data_set) == ROAD] for sample in training
     ]
     road_colour = np.concatenate(colours).mean(axis=0)
     rules = {
@@ -182,7 +184,7 @@ def score_simple_rules(training, validation, data_set):
     }
     counts = dict.fromkeys(rules, 0)
     for sample in validation:
-        picture, label = helper.read_image(sample.picture), helper.read_label(sample, data_set)
+        picture, label = read_image(sample.picture), read_label(sample, data_set)
         for rule, confidence in rules.items():
             counts[rule] = counts[rule] + metrics.confidence_counts(label, confidence(picture))
     return {rule: metrics.kitti_scores(count)["MaxF"] for rule, count in counts.items()}

@@ -1,9 +1,9 @@
 """Brings a trained run back, ready to answer."""
 
 import checkpoint
-import vgg_weights
-from datasets import row_of
 from main import layers, load_vgg
+from roadseg.data import vgg_weights
+from roadseg.data.datasets import row_of
 from roadseg.engine import answering_precision, keras
 from roadseg.errors import UserError
 from roadseg.files import read_json

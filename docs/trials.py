@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
+from roadseg.data import augmentation
+from roadseg.data.pictures import VOID, read_image, read_label, resample
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import augmentation
 import helper
 import main
 import optimizer
-from datasets import VOID
 from roadseg.engine import keras
 
 BACKGROUND = (255, 0, 0)
@@ -111,7 +112,7 @@ def read_as_exercise(true_read, sample, data_set, shape=None):
     """Read a label as the exercise does for training; as it is, by true_read, to be scored."""
     if shape is None:
         return true_read(sample, data_set)
-    label = helper.read_image(sample.label, shape)
+    label = read_image(sample.label, shape)
     return np.any(label != BACKGROUND, axis=-1).astype(np.uint8)
 
 
@@ -121,7 +122,7 @@ def read_largest_share(true_read, sample, data_set, shape=None):
     if shape is None:
         return label
     classes = np.array([*range(len(data_set.classes)), VOID], np.uint8)
-    shares = helper.resample(label[..., None] == classes, shape)
+    shares = resample(label[..., None] == classes, shape)
     return classes[shares.argmax(axis=-1)]
 
 
@@ -175,7 +176,7 @@ TRIALS = {
     "classic": NO_POOL_DROPOUT
     | {
         "helper.augment": as_they_are,
-        "helper.read_label": functools.partial(read_as_exercise, helper.read_label),
+        "read_label": functools.partial(read_as_exercise, read_label),
         "optimizer.RATE_FACTORS": {},
         "main.pixel_weights": pixels_alike,
         "main.CosineOfSteps": Constant,
@@ -224,9 +225,7 @@ TRIALS = {
     "light": {"helper.augment": functools.partial(changed_after, helper.augment, change_light)},
     "mirrored": {"helper.augment": functools.partial(half_mirrored, helper.augment)},
     "holes": {"helper.augment": functools.partial(changed_after, helper.augment, hide_pieces)},
-    "labels-by-share": {
-        "helper.read_label": functools.partial(read_largest_share, helper.read_label)
-    },
+    "labels-by-share": {"read_label": functools.partial(read_largest_share, read_label)},
     "dice": {"main.picture_loss": functools.partial(with_dice, main.picture_loss)},
     "no-boundaries": {"main.pixel_weights": pixels_alike},
     "balanced": {"main.pixel_weights": classes_alike},

@@ -3,7 +3,7 @@
 import numpy as np
 import scipy.special
 
-from datasets import VOID
+from roadseg.data.pictures import VOID
 
 
 def patchwork_labels(height, width):

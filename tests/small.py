@@ -16,8 +16,9 @@ import main
 import metrics
 import predict
 import scoring
-from datasets import DATASETS, VOID
 from main import keras
+from roadseg.data.datasets import DATASETS
+from roadseg.data.pictures import VOID
 
 HERE = Path(__file__).parent.parent
 REAL_SAMPLES = HERE.parent / "shared" / "data" / "kitti_samples"

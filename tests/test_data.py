@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import augmentation
-import datasets
 import helper
-from datasets import VOID
+from roadseg.data import augmentation
+from roadseg.data.layouts import Sample, split_last_frames, spread
+from roadseg.data.pictures import VOID, read_image, read_label
 from tests.small import KITTI
 
 
 @pytest.mark.parametrize("counts", [(95, 96, 98), (80, 78, 84)])
 def test_validation_is_the_last_16_of_each_category(counts):
     samples = [
-        datasets.Sample(f"{category}_{number:06d}", Path(), None, category)
+        Sample(f"{category}_{number:06d}", Path(), None, category)
         for category, count in zip(("um", "umm", "uu"), counts, strict=True)
         for number in range(count)
     ]
-    training, validation = datasets.split_last_frames(samples, seed=0)
+    training, validation = split_last_frames(samples, seed=0)
     assert len(training) == sum(counts) - 48
     assert {sample.name for sample in validation} == {
         f"{category}_{number:06d}"
@@ -31,7 +31,7 @@ def test_validation_is_the_last_16_of_each_category(counts):
 
 def test_limit_leaves_no_category_out(drawn):
     labelled, _ = KITTI.find(drawn / "data_road")
-    assert {sample.category for sample in datasets.spread(labelled, 3)} == {"um", "umm", "uu"}
+    assert {sample.category for sample in spread(labelled, 3)} == {"um", "umm", "uu"}
 
 
 def test_augmented_picture_and_label_move_together(random):
@@ -97,7 +97,7 @@ def test_batches_hold_every_picture_once(drawn):
     assert [len(pictures) for pictures, _ in batches] == [4, 4, 4, 3]
     pictures, labels = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
     assert pictures.shape == (15, 32, 64, 3) and labels.shape == (15, 32, 64)
-    expected = sorted(helper.read_image(s.picture, (32, 64)).tobytes() for s in samples)
+    expected = sorted(read_image(s.picture, (32, 64)).tobytes() for s in samples)
     assert sorted(picture.tobytes() for picture in pictures) == expected
 
 
@@ -119,7 +119,7 @@ def test_batches_depend_on_seed_epoch_and_index_alone(drawn):
 
 def test_batches_know_the_names_of_their_pictures(drawn):
     samples, _ = KITTI.find(drawn / "data_road")
-    named = {sample.name: helper.read_image(sample.picture, (32, 64)) for sample in samples}
+    named = {sample.name: read_image(sample.picture, (32, 64)) for sample in samples}
     get_batches_fn = helper.gen_batch_function(samples, KITTI, (32, 64), 1, augmented=False)
     for number, (pictures, _) in enumerate(get_batches_fn(4, 7)):
         names = get_batches_fn.names(4, 7, number)
@@ -134,7 +134,7 @@ def test_each_picture_is_decoded_once(drawn, monkeypatch):
         opened.append(path)
         return read(path)
 
-    monkeypatch.setattr(helper.Image, "open", count_and_read)
+    monkeypatch.setattr(Image, "open", count_and_read)
     get_batches_fn = helper.gen_batch_function(samples, KITTI, (32, 64))
     for epoch in range(3):
         list(get_batches_fn(4, epoch))
@@ -143,7 +143,7 @@ def test_each_picture_is_decoded_once(drawn, monkeypatch):
 
 def test_labels_are_resized_to_nearest_neighbours(drawn):
     samples, _ = KITTI.find(drawn / "data_road")
-    label = helper.read_label(samples[0], KITTI, (37, 111))
+    label = read_label(samples[0], KITTI, (37, 111))
     assert label.shape == (37, 111) and set(np.unique(label)) <= {0, 1, VOID}
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import data_check
-import helper
+from roadseg.data import check
+from roadseg.data.pictures import read_image
 from tests.small import KITTI, error_line, rotated, run_main, zip_of
 
 
@@ -165,12 +165,12 @@ def test_good_data_are_looked_at_once(spoilt, tmp_path, monkeypatch):
     labelled, testing = KITTI.find(spoilt / "data_road")
     parts, memory = (labelled[:9], labelled[9:], testing), tmp_path / "runs" / "checked.json"
     opened, read = [], Image.open
-    monkeypatch.setattr(helper.Image, "open", lambda path: opened.append(path) or read(path))
-    digest = data_check.check_samples(parts, KITTI, memory)
+    monkeypatch.setattr(Image, "open", lambda path: opened.append(path) or read(path))
+    digest = check.check_samples(parts, KITTI, memory)
     assert len(opened) == 2 * 15 + 3
-    assert data_check.check_samples(parts, KITTI, memory) == digest and len(opened) == 33
+    assert check.check_samples(parts, KITTI, memory) == digest and len(opened) == 33
     change(labelled[0].picture, lambda picture: 255 - picture)
-    assert data_check.check_samples(parts, KITTI, memory) != digest and len(opened) > 33
+    assert check.check_samples(parts, KITTI, memory) != digest and len(opened) > 33
 
 
 def test_pictures_of_every_kind_are_read(tmp_path, random):
@@ -191,11 +191,11 @@ def test_pictures_of_every_kind_are_read(tmp_path, random):
     }
     for name, (image, expected) in cases.items():
         image.save(tmp_path / name, quality=100, lossless=True)
-        found = helper.read_image(tmp_path / name)
+        found = read_image(tmp_path / name)
         assert found.dtype == np.uint8 and found.shape == expected.shape
         assert np.abs(found.astype(int) - expected).mean() < 3, name
     picture.save(tmp_path / "rotated.png", exif=rotated())
-    found = helper.read_image(tmp_path / "rotated.png")
+    found = read_image(tmp_path / "rotated.png")
     np.testing.assert_array_equal(found, np.rot90(array, -1))
 
 

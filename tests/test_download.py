@@ -15,9 +15,8 @@ from pathlib import Path
 
 import pytest
 
-import datasets
-import download
 import helper
+from roadseg.data import datasets, download
 from roadseg.errors import DownloadError
 from tests.small import KITTI, error_line, run_main, zip_of
 

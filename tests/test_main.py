@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import download
 import evaluate
 import helper
 import main
 import metrics
-from datasets import DATASETS, VOID
+from roadseg.data import download
+from roadseg.data.datasets import DATASETS
+from roadseg.data.pictures import VOID, read_image, read_label, read_numbers
 from roadseg.drawn import scenes
 from roadseg.errors import StopRequest, UserError
 from tests.small import HERE, KITTI, error_line, needs_jax, run_camvid, run_main, run_predict
@@ -119,14 +120,14 @@ def test_number_labels_are_read_as_numbers(camvid):
     (sample, *_), _ = data_set.find(camvid / "camvid")
     numbers = np.asarray(Image.open(sample.label))
     expected = np.where(numbers == 11, VOID, numbers)
-    np.testing.assert_array_equal(helper.read_label(sample, data_set), expected)
+    np.testing.assert_array_equal(read_label(sample, data_set), expected)
     with_palette = Image.fromarray(numbers)
     with_palette.putpalette([7, 8, 9] * 256)
     with_palette.save(sample.label)
-    np.testing.assert_array_equal(helper.read_label(sample, data_set), expected)
+    np.testing.assert_array_equal(read_label(sample, data_set), expected)
     with_palette.convert("RGB").save(sample.label)
     with pytest.raises(UserError, match="RGB"):
-        helper.read_label(sample, data_set)
+        read_label(sample, data_set)
 
 
 @pytest.fixture
@@ -174,7 +175,7 @@ def test_a_run_on_somebodys_own_pictures(own, capsys):
     assert [path.name for path in (run / "pictures").iterdir()] == ["new.png"]
     assert "räume" in (run / "report.html").read_text()
     assert run_predict(run, own / "testing", "--save", "mask", "probability") == 0
-    assert helper.read_numbers(run / "predictions" / "new_mask.png").max() <= 2
+    assert read_numbers(run / "predictions" / "new_mask.png").max() <= 2
     assert evaluate.run([str(run)]) == 0
     assert json.loads((run / "metrics.json").read_text()) == result
     (own / "classes.txt").write_text("ground\nroad\nräume\n", encoding="utf-8")
@@ -236,7 +237,7 @@ def test_cityscapes_in_its_official_layout(narrow, tmp_path, random):
             )
     row = DATASETS["cityscapes"]
     (sample, *_), testing = row.find(folder)
-    found, numbers = helper.read_label(sample, row), np.asarray(Image.open(sample.label))
+    found, numbers = read_label(sample, row), np.asarray(Image.open(sample.label))
     for number, name in {7: "road", 8: "sidewalk", 23: "sky", 26: "car", 33: "bicycle"}.items():
         assert (found[numbers == number] == row.classes.index(name)).all()
     assert (found[np.isin(numbers, [0, 6, 9, 18, 29, 30, 255])] == VOID).all()
@@ -341,9 +342,7 @@ def test_auto_draws_scenes_and_says_so(tmp_path, monkeypatch, capsys):
     assert "DRAWN" in capsys.readouterr().out
     labelled, testing = DATASETS["synthetic"].find(tmp_path / "synthetic")
     assert len(labelled) == 3 and len(testing) == 1
-    assert all(
-        helper.read_image(sample.picture).shape[:2] in scenes.KITTI_SIZES for sample in labelled
-    )
+    assert all(read_image(sample.picture).shape[:2] in scenes.KITTI_SIZES for sample in labelled)
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,12 @@ from PIL import Image
 import export
 import helper
 import main
-import metrics
 import predict
 import scoring
 import trained_run
 from main import keras
+from metrics import ROAD
+from roadseg.data.pictures import read_image, read_numbers, resample
 from tests.small import NARROW_BLOCKS, error_line, rotated, run_predict, set_small_scores
 
 
@@ -149,7 +150,7 @@ def test_resampling_is_the_same_outside_and_inside_of_a_network(given, wanted, r
     array = random.integers(0, 256, (*given, 3), dtype=np.uint8)
     rows, columns = map(triangle_weights, given, wanted)
     expected = np.einsum("ih,hwc,jw->ijc", rows, array, columns)
-    np.testing.assert_allclose(helper.resample(array, wanted), expected, atol=1e-3)
+    np.testing.assert_allclose(resample(array, wanted), expected, atol=1e-3)
     reference = np.zeros((1, *wanted, 1), np.uint8)
     for layer in (export.Resample(wanted), lambda x: export.Resample()(x, reference)):
         np.testing.assert_allclose(layer(array[None])[0], expected, atol=1e-3)
@@ -206,7 +207,7 @@ def test_a_scale_is_that_of_the_picture(trained, tmp_path, random):
 def test_a_thorough_answer_is_the_mean_of_those_at_three_sizes(trained, drawn, tmp_path):
     """The two others in multiples of 32."""
     street = next((drawn / "data_road" / "testing" / "image_2").iterdir())
-    picture = helper.read_image(street, (128, 192))
+    picture = read_image(street, (128, 192))
     Image.fromarray(picture).save(tmp_path / "a.png")
     network, _ = trained_run.load_run(trained)[:2]
     assert (
@@ -230,12 +231,10 @@ def test_a_thorough_answer_is_the_mean_of_those_at_three_sizes(trained, drawn, t
 
 def answer(network, picture, shape):
     """What a network says of a picture that it sees in another shape, in the picture's own."""
-    seen = network(helper.resample(picture, shape)[None])[0]
-    return helper.resample(seen, picture.shape[:2])
+    seen = network(resample(picture, shape)[None])[0]
+    return resample(seen, picture.shape[:2])
 
 
 def assert_road(path, probabilities):
     """A file holds the probabilities of road."""
-    np.testing.assert_allclose(
-        helper.read_numbers(path), 255 * probabilities[..., metrics.ROAD], atol=0.6
-    )
+    np.testing.assert_allclose(read_numbers(path), 255 * probabilities[..., ROAD], atol=0.6)

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import datasets
 import gallery
 import report
-from datasets import DATASETS, VOID
+from roadseg.data.datasets import DATASETS
+from roadseg.data.layouts import Sample
+from roadseg.data.pictures import VOID
 from tests.small import error_line, run_camvid
 
 
@@ -104,7 +105,7 @@ def test_the_worst_pictures_come_first_with_their_errors(tmp_path):
 
     for index in [*range(0, 20, 2), *range(19, 0, -2)]:
         road = answer(index)
-        sample = datasets.Sample(f"um_{index:06d}", Path(), None, "um")
+        sample = Sample(f"um_{index:06d}", Path(), None, "um")
         worst.add(sample, picture, label, np.stack([1 - road, road], axis=-1), None)
     rows = worst.save(tmp_path)
     assert [row["name"] for row in rows] == [f"um_{index:06d}" for index in range(19, 7, -1)]

@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import pytest
 
 import checkpoint
-import datasets
 import preparation
 import run_folder
+from roadseg.data.datasets import DATASETS
 from roadseg.engine import keras
 from roadseg.errors import UserError
 from roadseg.files import write_atomically
@@ -82,7 +82,7 @@ def test_a_gpu_sees_each_picture_more_often_and_a_run_keeps_its_number(tmp_path,
         monkeypatch.setattr(keras.distribution, "list_devices", lambda: [device])
         with contextlib.ExitStack() as lock:
             here = settings | {"run": run, "epochs": said}
-            _, decided = preparation.open_folder(here, lock, datasets.DATASETS["camvid"])
+            _, decided = preparation.open_folder(here, lock, DATASETS["camvid"])
         assert run_folder.earlier_settings(tmp_path / run)["epochs"] == decided["epochs"]
         return decided["epochs"]
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-import datasets
 import scoring
+from roadseg.data.pictures import decode_label
 from roadseg.drawn import scenes
 from tests.by_hand import ground_projection
 from tests.small import KITTI, SMALL
@@ -17,7 +17,7 @@ def test_scenes_are_deterministic_and_kitti_coloured(category):
     np.testing.assert_array_equal(first.label, again.label)
     other = scenes.draw_scene(category, 4, seed=7, shape=SMALL)
     assert not np.array_equal(first.picture, other.picture)
-    label = datasets.decode_label(first.label, KITTI.label_values, "drawn")
+    label = decode_label(first.label, KITTI.label_values, "drawn")
     assert 0.02 < np.mean(label == 1) < 0.5
     assert first.picture.shape == (*SMALL, 3) == first.label.shape
 

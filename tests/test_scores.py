@@ -12,14 +12,14 @@ import pytest
 import scipy.special
 from PIL import Image
 
-import datasets
 import evaluate
-import helper
 import metrics
 import scoring
 import trained_run
-from datasets import VOID
 from roadseg.data import calibration_files
+from roadseg.data.calibration_files import read_calibrations
+from roadseg.data.layouts import Sample
+from roadseg.data.pictures import VOID, decode_label
 from roadseg.drawn import scenes
 from roadseg.errors import UserError
 from roadseg.scoring import birds_eye
@@ -188,7 +188,7 @@ def test_scores_from_above_are_those_of_what_is_seen_from_above(random):
     tally, labels, roads = metrics.Tally(KITTI.classes), [], []
     for index in range(2):
         scene = scenes.draw_scene("um", index, shape=SMALL)
-        label = datasets.decode_label(scene.label, KITTI.label_values, "drawn")
+        label = decode_label(scene.label, KITTI.label_values, "drawn")
         road = random.uniform(size=label.shape).astype(np.float32)
         probabilities = np.stack([1 - road, road], axis=-1)
         tally.add(label, probabilities, "um", scene.calibration)
@@ -221,7 +221,7 @@ def test_a_broken_calibration_is_named_and_left_out(damage, reason, spoilt):
     path = labelled[0].calibration
     path.write_text(damage(path.read_text()))
     labelled[1].calibration.unlink()
-    calibrations, faults = helper.read_calibrations(labelled[::-1])
+    calibrations, faults = read_calibrations(labelled[::-1])
     assert set(calibrations) == {sample.name for sample in labelled[2:]}
     assert list(faults) == [labelled[0].name, labelled[1].name]  # broken before missing
     broken, missing = faults.values()
@@ -280,9 +280,7 @@ def test_a_submission_is_what_kittis_server_takes(drawn, tmp_path, random):
     """290 grey pictures of 800x400 in the root, each the warped 8-bit probability."""
     _, testing = KITTI.find(drawn / "data_road")
     samples = [
-        datasets.Sample(
-            f"{category}_{number:06d}", original.picture, None, category, original.calibration
-        )
+        Sample(f"{category}_{number:06d}", original.picture, None, category, original.calibration)
         for category, count in (("um", 96), ("umm", 94), ("uu", 100))
         for number, original in zip(range(count), itertools.cycle(testing))
     ]

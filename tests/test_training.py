@@ -14,9 +14,9 @@ import main
 import scoring
 import trained_run
 import training
-from datasets import VOID
 from main import keras
 from roadseg import engine, stopping
+from roadseg.data.pictures import VOID
 from roadseg.errors import LossError, StopRequest, TrainingError
 from tests.small import (
     SMALL_BLOCKS,

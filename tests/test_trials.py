@@ -14,8 +14,8 @@ import scipy.special
 
 import checkpoint
 import main
-import vgg_weights
-from datasets import VOID
+from roadseg.data import vgg_weights
+from roadseg.data.pictures import VOID
 from roadseg.engine import keras
 from tests.by_hand import losses_by_hand, patchwork_labels, weights_by_hand
 from tests.small import HERE, small_network

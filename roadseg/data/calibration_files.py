@@ -35,3 +35,21 @@ def project_road(calibration):
     rectify, to_road = np.eye(4), np.eye(4)
     rectify[:3, :3], to_road[:3] = calibration["R0_rect"], calibration["Tr_cam_to_road"]
     return calibration["P2"] @ rectify @ np.linalg.inv(to_road)
+
+
+def read_calibrations(samples):
+    """Read the calibration files of samples that have a place for one.
+
+    Returns ({sample's name: birds_eye's matrices}, {sample's name: what is wrong, a line}), broken
+    files before missing ones.
+    """
+    calibrations, broken, missing = {}, {}, {}
+    for sample in samples:
+        if sample.calibration:
+            try:
+                calibrations[sample.name] = read_calibration(sample.calibration)
+            except FileNotFoundError as error:
+                missing[sample.name] = f"{sample.calibration}: {error.strerror}"
+            except (OSError, ValueError) as error:
+                broken[sample.name] = f"{sample.calibration}: {error}"
+    return calibrations, broken | missing

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import scipy.ndimage
 
-from datasets import VOID
+from roadseg.data.pictures import VOID
 
 VGG_MEAN_RGB = (123.68, 116.779, 103.939)
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-import helper
+from roadseg.data import download
 from roadseg.errors import UserError
 
-CONVOLUTIONS_FILE = Path(__file__).parent / "data" / "vgg16_imagenet_conv_float16.npz"
+REPOSITORY = Path(__file__).parents[2]
+CONVOLUTIONS_FILE = REPOSITORY / "data" / "vgg16_imagenet_conv_float16.npz"
 CONVOLUTION_NAMES = tuple(
     f"block{block}_conv{number}"
     for block, count in enumerate((2, 2, 3, 3, 3), start=1)
@@ -31,10 +32,7 @@ def read(vgg, data_dir):
     """
     if vgg == "none":
         return {}
-    finders = {
-        "conv": lambda: CONVOLUTIONS_FILE,
-        "full": lambda: helper.maybe_download_pretrained_vgg(data_dir),
-    }
+    finders = {"conv": lambda: CONVOLUTIONS_FILE, "full": lambda: download_full(data_dir)}
     path = finders.get(vgg, lambda: Path(vgg))()
     if not path.is_file():
         raise UserError(
@@ -50,6 +48,13 @@ def read(vgg, data_dir):
     if missing:
         raise UserError(f"{path}: has no layer {missing[0]}; expected a Keras VGG16 file")
     return {name: weights[name] for name in CONVOLUTION_NAMES} | _head(weights)
+
+
+def download_full(data_dir):
+    """Return the path of Keras' full VGG16 file (553 MB), downloaded and checked if need be."""
+    path = data_dir / "vgg16_weights_tf_dim_ordering_tf_kernels.h5"
+    download.download(download.VGG16_FULL, path)
+    return path
 
 
 def _head(weights):

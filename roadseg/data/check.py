@@ -7,9 +7,8 @@ import typing
 
 import numpy as np
 
-import helper
-from metrics import VOID
 from roadseg import terminal
+from roadseg.data.pictures import VOID, map_ahead, read_image, read_label
 from roadseg.errors import UserError
 from roadseg.files import file_digest, write_json
 
@@ -38,7 +37,7 @@ def check_samples(parts, data_set, memory):
     key = _look_from_outside(samples, data_set)
     remembered = _recall(memory)
     if key not in remembered:
-        looks = helper.map_ahead(lambda sample: _look_at(sample, data_set), samples)
+        looks = map_ahead(lambda sample: _look_at(sample, data_set), samples)
         bar = terminal.progress(looks, total=len(samples), desc="checking", unit="picture")
         remembered[key] = _judge(list(zip(samples, bar, strict=True)), len(parts[0]), data_set)
         with contextlib.suppress(OSError):  # then it is looked at again
@@ -67,11 +66,11 @@ def _recall(memory):
 def _look_at(sample, data_set):
     """Read a sample's files. Returns Seen."""
     try:
-        height, width = helper.read_image(sample.picture).shape[:2]
+        height, width = read_image(sample.picture).shape[:2]
         picture = file_digest(sample.picture, "sha256")
         if not sample.label:
             return Seen(picture, "", frozenset(), None)
-        label = helper.read_label(sample, data_set)
+        label = read_label(sample, data_set)
         if label.shape != (height, width):
             raise UserError(
                 f"{sample.label}: is {label.shape[1]}x{label.shape[0]} pixels; expected "

@@ -11,9 +11,9 @@ import stat
 import time
 import urllib.request
 import zipfile
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from datasets import Remote
 from roadseg import terminal
 from roadseg.errors import DownloadError, UserError
 from roadseg.files import file_digest
@@ -23,6 +23,19 @@ TIMEOUT_SECONDS = 20
 CHUNK_BYTES = 1 << 20
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR)
 LARGEST_EXPANSION = 10  # an honest archive of pictures hardly grows when it is unpacked
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file to be had from the network: where, how large, its hash, and in whose name."""
+
+    title: str
+    url: str
+    page: str  # where a person finds it
+    licence: str
+    size: int  # bytes
+    algorithm: str  # a name that hashlib knows
+    digest: str  # hexadecimal
 
 
 VGG16_FULL = Remote(

@@ -1,0 +1,227 @@
+"""Where each data set lies and what its label colours mean, one table row each.
+
+No Keras here. A further data set is a further row of DATASETS and, where its files lie in another
+way, a function that finds them; nothing outside this file knows which data set it is reading.
+"""
+
+import colorsys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from roadseg.data.download import Remote
+from roadseg.data.layouts import (
+    Sample,
+    find_camvid,
+    find_cityscapes,
+    find_folder,
+    find_kitti,
+    read_lines,
+    split_by_category,
+    split_last_frames,
+    split_share,
+)
+from roadseg.data.pictures import VOID
+from roadseg.errors import UserError
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One row of the table: all that the rest of the program has to know about a data set."""
+
+    title: str  # for people
+    folder: str  # below DATA_DIR
+    layout: str  # what belongs into the folder, for people
+    classes: tuple[str, ...]  # names in the order of their indices
+    # Label value -> class index or VOID: colours, or the numbers of single-channel labels.
+    label_values: Mapping[tuple[int, int, int] | int, int]
+    paint: Mapping[int, tuple[int, int, int]]  # class index -> colour to paint pictures with
+    find: Callable[[Path], tuple[list[Sample], list[Sample]]]  # -> labelled, testing
+    split: Callable[[list[Sample], int], tuple[list[Sample], list[Sample]]]
+    image_shape: tuple[int, int]  # the default (height, width) in the network, pixels
+    epochs: int  # the default on processors
+    # Whether training sees mirror images too. Where traffic keeps to the right, its side says what
+    # asphalt belongs to the road: the opposite carriageway lies left, tracks and yards right.
+    mirrored: bool = True
+    official_count: int | None = None  # labelled pictures of the official set, where it matters
+    remote: Remote | None = None  # a zip that holds the folder, where one may be downloaded
+    drawn: bool = False  # whether the program draws the pictures itself
+    # What only the folder tells: function (folder) -> fields to replace.
+    complete: Callable[[Path], dict] = lambda folder: {}
+
+    @property
+    def subject(self):
+        """The index of the class whose probability is written: the road, or the last there is."""
+        return self.classes.index("road") if "road" in self.classes else len(self.classes) - 1
+
+    def label_note(self, count, root):
+        """Say in one sentence what a score on the `count` labels found in `root` means."""
+        if self.official_count is None:
+            return f"scores are agreement with the labels of {self.title}"
+        if count == self.official_count:
+            return f"the {count} labels in {root} are taken for those of {self.title}"
+        return (
+            f"{root} holds {count} labels, not the {self.official_count} of {self.title}: "
+            f"scores are agreement with these labels, not {self.title} scores"
+        )
+
+
+def read_classes(root):
+    """Read the names of the classes from a folder's classes.txt, one a line, in their order.
+
+    Returns the fields of Dataset that depend on them. Raises UserError where there are less than
+    two or more than can be told apart.
+    """
+    path = root / "classes.txt"
+    names = read_lines(path)
+    if not 2 <= len(set(names)) == len(names) <= VOID:
+        raise UserError(
+            f"{path}: {len(names)} names; expected 2 to {VOID} classes, one a line, all different"
+        )
+    return classes_of_own(names)
+
+
+def classes_of_own(names):
+    """Make the fields of Dataset that depend on the names of classes of one's own."""
+    numbers = range(len(names))
+    # Two classes are something and all else; a colour for each otherwise, as far apart as can be.
+    hues = [colorsys.hsv_to_rgb(number / len(names), 0.8, 0.9) for number in numbers]
+    colours = {number: tuple(round(255 * c) for c in hues[number]) for number in numbers}
+    return {
+        "classes": tuple(names),
+        "label_values": {number: number for number in numbers} | {VOID: VOID},
+        "paint": ROAD_GREEN if len(names) == 2 else colours,
+    }
+
+
+def row_of(settings):
+    """Return the row of a run's data set, from its settings."""
+    row = DATASETS[settings["dataset"]]
+    return row if row.classes else replace(row, **classes_of_own(settings["classes"]))
+
+
+# KITTI's rule is "valid where red is set, road where blue is set".
+KITTI_COLOURS = {(255, 0, 0): 0, (255, 0, 255): 1, (0, 0, 0): VOID, (0, 0, 255): VOID}
+KITTI_CLASSES = ("other", "road")
+KITTI_LAYOUT = "training/image_2, training/gt_image_2 and testing/image_2 of KITTI Road"
+KITTI_ROAD = Remote(
+    title="KITTI Road",
+    url="https://s3.eu-central-1.amazonaws.com/avg-kitti/data_road.zip",
+    page="https://www.cvlibs.net/datasets/kitti/eval_road.php",
+    licence="CC BY-NC-SA 3.0, not for commercial use; J. Fritsch, T. Kuehnl, A. Geiger 2013",
+    size=470_992_531,
+    algorithm="sha256",
+    digest="7bdcb76b15ca4ee1cb1c1063ce15dcfbabd2e6fcf4a0b47762b7b951c3e7a054",
+)
+ROAD_GREEN = {1: (0, 230, 150)}  # bluish enough for eyes that take green for red
+
+# Cityscapes' numbers of the classes that count, with their names and colours; all others are void
+# (M. Cordts et al.: The Cityscapes Dataset for Semantic Urban Scene Understanding, 2016).
+CITYSCAPES_CLASSES = {
+    "road": (7, (128, 64, 128)),
+    "sidewalk": (8, (244, 35, 232)),
+    "building": (11, (70, 70, 70)),
+    "wall": (12, (102, 102, 156)),
+    "fence": (13, (190, 153, 153)),
+    "pole": (17, (153, 153, 153)),
+    "traffic light": (19, (250, 170, 30)),
+    "traffic sign": (20, (220, 220, 0)),
+    "vegetation": (21, (107, 142, 35)),
+    "terrain": (22, (152, 251, 152)),
+    "sky": (23, (70, 130, 180)),
+    "person": (24, (220, 20, 60)),
+    "rider": (25, (255, 0, 0)),
+    "car": (26, (0, 0, 142)),
+    "truck": (27, (0, 0, 70)),
+    "bus": (28, (0, 60, 100)),
+    "train": (31, (0, 80, 100)),
+    "motorcycle": (32, (0, 0, 230)),
+    "bicycle": (33, (119, 11, 32)),
+}
+CITYSCAPES_NUMBERS = 34  # 0 to 33, and 255 for number plates
+
+# Names, order and grouping of the SegNet tutorial; each with a colour to paint it with.
+CAMVID_CLASSES = {
+    "sky": (128, 128, 128),
+    "building": (128, 0, 0),
+    "pole": (192, 192, 128),
+    "road": (128, 64, 128),
+    "pavement": (60, 40, 222),
+    "tree": (128, 128, 0),
+    "sign": (192, 128, 128),
+    "fence": (64, 64, 128),
+    "car": (64, 0, 128),
+    "pedestrian": (64, 64, 0),
+    "bicyclist": (0, 128, 192),
+}
+
+DATASETS = {
+    "kitti": Dataset(
+        title="KITTI Road",
+        folder="data_road",
+        layout=KITTI_LAYOUT,
+        classes=KITTI_CLASSES,
+        label_values=KITTI_COLOURS,
+        paint=ROAD_GREEN,
+        find=find_kitti,
+        split=split_last_frames,
+        image_shape=(160, 576),
+        epochs=19,
+        mirrored=False,
+        official_count=289,
+        remote=KITTI_ROAD,
+    ),
+    "camvid": Dataset(
+        title="CamVid",
+        folder="camvid",
+        layout="train/, trainannot/, val/ and valannot/ of the SegNet tutorial, which has no "
+        "download that may be automated",
+        classes=tuple(CAMVID_CLASSES),
+        label_values={index: index for index in range(len(CAMVID_CLASSES))}
+        | {len(CAMVID_CLASSES): VOID, VOID: VOID},
+        paint=dict(enumerate(CAMVID_CLASSES.values())),
+        find=find_camvid,
+        split=split_by_category,
+        image_shape=(360, 480),
+        epochs=22,
+    ),
+    "synthetic": Dataset(
+        title="drawn road scenes",
+        folder="synthetic",
+        layout=KITTI_LAYOUT,
+        classes=KITTI_CLASSES,
+        label_values=KITTI_COLOURS,
+        paint=ROAD_GREEN,
+        find=find_kitti,
+        split=split_share,
+        image_shape=(96, 320),
+        epochs=10,
+        drawn=True,
+    ),
+    "cityscapes": Dataset(
+        title="Cityscapes",
+        folder="cityscapes",
+        layout="leftImg8bit/ and gtFine/ of Cityscapes, whose terms one has to agree to before",
+        classes=tuple(CITYSCAPES_CLASSES),
+        label_values=dict.fromkeys([*range(CITYSCAPES_NUMBERS), VOID], VOID)
+        | {number: index for index, (number, _) in enumerate(CITYSCAPES_CLASSES.values())},
+        paint={index: colour for index, (_, colour) in enumerate(CITYSCAPES_CLASSES.values())},
+        find=find_cityscapes,
+        split=split_by_category,
+        image_shape=(256, 512),
+        epochs=12,
+    ),
+    "folder": Dataset(
+        title="your own pictures",
+        folder=".",
+        layout="pictures/, masks/ and classes.txt",
+        classes=(),
+        label_values={},
+        paint={},
+        find=find_folder,
+        split=split_by_category,
+        image_shape=(160, 576),
+        epochs=30,
+        complete=read_classes,
+    ),
+}

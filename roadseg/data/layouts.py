@@ -1,0 +1,207 @@
+"""Where the files of each data set lie, and which of them validate."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from roadseg.errors import UserError
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture, its label (None where there is none), and the group it is scored in."""
+
+    name: str
+    picture: Path
+    label: Path | None
+    category: str
+    calibration: Path | None = None  # where KITTI's calibration file of the picture belongs
+
+
+def find_kitti(root):
+    """Find the pictures of a folder in KITTI Road's layout.
+
+    root: holds training/image_2, training/gt_image_2 and testing/image_2, with pictures named
+    um_000000.png and labels named um_road_000000.png (um, umm or uu); and calib/um_000000.txt
+    beside them where the scores seen from above are wanted. Returns the labelled and the
+    testing samples, each sorted by name. Raises UserError for an empty or missing folder, a
+    picture with another name, and pictures without label.
+    """
+    labels = root / "training" / "gt_image_2"
+    training = _kitti_samples(root / "training" / "image_2", labels)
+    _refuse_missing_labels(training)
+    return training, _kitti_samples(root / "testing" / "image_2")
+
+
+def _kitti_samples(folder, labels=None):
+    paths = _pictures(folder, "um_000000.png and so on", "*.png")
+    strangers = [path for path in paths if not re.fullmatch(r"(um|umm|uu)_\d{6}", path.stem)]
+    if strangers:
+        raise UserError(
+            "\n".join(
+                f"{path}: expected a name such as um_000000.png, umm_… or uu_…"
+                for path in strangers
+            )
+        )
+    samples = []
+    for path in paths:
+        category, number = path.stem.split("_")
+        label = labels / f"{category}_road_{number}.png" if labels else None
+        calibration = folder.parent / "calib" / f"{path.stem}.txt"
+        samples.append(Sample(path.stem, path, label, category, calibration))
+    return samples
+
+
+def find_camvid(root):
+    """Find the pictures of CamVid in the layout of the SegNet tutorial.
+
+    root: holds train/ and val/, their labels in trainannot/ and valannot/ (single-channel PNG of
+    the same stem), and test/ where there is one.
+    Returns (labelled, testing), with "train" or "val" as category. Raises UserError for an empty or
+    missing folder and pictures without label.
+    """
+    labelled = [
+        Sample(path.stem, path, root / f"{part}annot" / f"{path.stem}.png", part)
+        for part in ("train", "val")
+        for path in _pictures(root / part, "train/, trainannot/, val/ and valannot/ of CamVid")
+    ]
+    _refuse_missing_labels(labelled)
+    testing = _pictures(root / "test", "pictures") if (root / "test").is_dir() else []
+    return labelled, [Sample(path.stem, path, None, "test") for path in testing]
+
+
+def find_cityscapes(root):
+    """Find the pictures of Cityscapes in its official layout.
+
+    root: holds leftImg8bit/PART/CITY/NAME_leftImg8bit.png and gtFine/PART/CITY/
+    NAME_gtFine_labelIds.png; PART is train, val or test (which is painted, where it is there).
+    Returns (labelled, testing), with PART as category. Raises UserError for an empty or missing
+    folder and pictures without label.
+    """
+    pictures, ending = root / "leftImg8bit", "_leftImg8bit"
+    samples = [
+        Sample(
+            path.stem.removesuffix(ending),
+            path,
+            root
+            / "gtFine"
+            / part
+            / path.parent.name
+            / f"{path.stem.removesuffix(ending)}_gtFine_labelIds.png",
+            part,
+        )
+        for part in ("train", "val")
+        for path in _pictures(pictures / part, "folders of cities", f"*/*{ending}.png")
+    ]
+    _refuse_missing_labels(samples)
+    testing = sorted((pictures / "test").glob(f"*/*{ending}.png"))
+    return samples, [Sample(path.stem, path, None, "test") for path in testing]
+
+
+def find_folder(root):
+    """Find somebody's own pictures.
+
+    root: holds pictures/, masks/ (single-channel PNG of the same stem: the number of each pixel's
+    class in classes.txt, from 0 on, 255 where none counts), and where wanted testing/, pictures to
+    paint, and validation.txt, the names of the pictures to validate, a line each; without it the
+    last fifth of them validates, because neighbours may look alike. Returns (labelled, testing),
+    with "train" or "val" as category. Raises UserError for an empty or missing folder, pictures
+    without mask and names of no picture.
+    """
+    paths = _pictures(root / "pictures", "pictures, and a mask for each in masks/")
+    listed, names = root / "validation.txt", [path.stem for path in paths]
+    if listed.is_file():
+        chosen = {Path(line).stem for line in read_lines(listed)}
+        if unknown := chosen - set(names):
+            raise UserError(f"{listed}: names {min(unknown)}, which is not in {paths[0].parent}")
+    else:
+        count = max(1, len(names) // 5)
+        chosen = set(names[-count:])
+    samples = [
+        Sample(
+            path.stem,
+            path,
+            root / "masks" / f"{path.stem}.png",
+            "val" if path.stem in chosen else "train",
+        )
+        for path in paths
+    ]
+    _refuse_missing_labels(samples)
+    testing = _pictures(root / "testing", "pictures") if (root / "testing").is_dir() else []
+    return samples, [Sample(path.stem, path, None, "test") for path in testing]
+
+
+def read_lines(path):
+    """Read the lines of a text file that hold something."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; expected a text file with one name a line") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is no text in UTF-8 ({error.reason})") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _pictures(folder, expected, pattern="*.*"):
+    """List a folder's pictures by name; raise UserError where there are none."""
+    pictures = sorted(
+        path
+        for path in folder.glob(pattern)
+        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+    )
+    if not pictures:
+        raise UserError(f"{folder}: no pictures found here; expected {expected}")
+    return pictures
+
+
+def _refuse_missing_labels(samples):
+    missing = [sample.label for sample in samples if not sample.label.is_file()]
+    if missing:
+        raise UserError("\n".join(f"{path}: this label is missing" for path in missing))
+
+
+def split_by_category(samples, seed):
+    """Split as the data set's folders do, which are the categories. seed is not used."""
+    return _divide(samples, {sample.name for sample in samples if sample.category == "val"})
+
+
+def split_last_frames(samples, seed, last=16):
+    """Split as KittiSeg does (its val3): the last frames of each category are for validation.
+
+    Neighbouring frames look alike, so a random split would flatter. A category too small for that
+    gives a fifth. seed is not used. Returns (training, validation) in the order of samples.
+    """
+    categories = {sample.category for sample in samples}
+    validation = set()
+    for category in categories:
+        names = [sample.name for sample in samples if sample.category == category]
+        validation.update(names[-min(last, -(-len(names) // 5)) :])
+    return _divide(samples, validation)
+
+
+def split_share(samples, seed, share=0.2):
+    """Draw a share of the samples for validation, the same for the same seed.
+
+    Returns (training, validation) in the order of samples.
+    """
+    order = np.random.default_rng(seed).permutation(len(samples))
+    chosen = order[: max(1, round(share * len(samples)))]
+    return _divide(samples, {samples[index].name for index in chosen})
+
+
+def _divide(samples, validation_names):
+    training = [sample for sample in samples if sample.name not in validation_names]
+    if not training:
+        raise UserError(f"{samples[0].picture.parent}: one picture is too few, two at least needed")
+    return training, [sample for sample in samples if sample.name in validation_names]
+
+
+def spread(samples, limit):
+    """Choose at most `limit` samples (None: all), spread evenly so that no category is left out."""
+    if limit is None or limit >= len(samples):
+        return samples
+    return [samples[index * len(samples) // limit] for index in range(limit)]

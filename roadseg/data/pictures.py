@@ -1,0 +1,133 @@
+"""Pictures and labels read from the disk, resized, and read ahead."""
+
+import collections
+import contextlib
+import itertools
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from roadseg.errors import UserError
+
+warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+VOID = 255  # the label of pixels that count nowhere
+WORKERS = min(8, os.cpu_count() or 1)  # threads that read pictures ahead of the network
+
+
+def read_image(path, shape=None):
+    """Read a picture.
+
+    shape: (height, width) to resize to, by area-aware bilinear interpolation; None: as it is.
+    Returns uint8 [H, W, 3], RGB, turned upright: of 16 bits the upper 8, without transparency, of
+    an animation the first picture. Raises UserError that names the file.
+    """
+    with _opened(path) as opened:
+        upright = ImageOps.exif_transpose(opened)
+        if upright.mode.startswith("I;16"):  # Pillow would make everything above 255 white
+            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        if upright.mode in ("I", "F"):
+            raise ValueError("numbers of 32 bits; expected 8 or 16")
+        picture = np.asarray(upright.convert("RGB"))
+    return picture if shape is None else resize(picture, shape)
+
+
+def read_numbers(path):
+    """Read a single-channel picture, a palette's numbers as they are. Returns uint8 [H, W].
+
+    Raises UserError that names the file.
+    """
+    with _opened(path) as picture:
+        if picture.mode not in ("L", "P"):
+            raise ValueError(
+                f"a picture of mode {picture.mode}; expected one channel of 8 bits, the numbers of "
+                "the classes"
+            )
+        return np.asarray(picture)
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """Open a picture with Pillow. Whatever goes wrong in the body becomes a UserError."""
+    try:
+        with Image.open(path) as picture:
+            yield picture
+    except Exception as error:  # decoders raise whatever they like on damaged files
+        reason = getattr(error, "strerror", None) or str(error).replace(f" {str(path)!r}", "")
+        raise UserError(f"{path}: {reason}; replace this picture, or remove it") from error
+
+
+def read_label(sample, data_set, shape=None):
+    """Read a sample's label as class indices, resized (if shape is given) to nearest neighbours.
+
+    Returns uint8 [H, W] of class indices and VOID. Raises UserError that names the file.
+    """
+    single_channel = all(isinstance(value, int) for value in data_set.label_values)
+    read = read_numbers if single_channel else read_image
+    label = decode_label(read(sample.label), data_set.label_values, sample.label)
+    return label if shape is None else resize(label, shape, Image.Resampling.NEAREST)
+
+
+def resize(array, shape, resampling=Image.Resampling.BILINEAR):
+    """Resize uint8 [H, W, 3], uint8 [H, W] or float32 [H, W] to shape, (height, width)."""
+    height, width = shape
+    if array.shape[:2] == (height, width):
+        return array
+    return np.asarray(Image.fromarray(array).resize((width, height), resampling))
+
+
+def resample(array, shape):
+    """Resize [H, W, C] of any dtype bilinearly to shape, (height, width), without rounding.
+
+    Shrinking takes the mean of all that falls together. Returns float32. An exported network does
+    the same to what goes in and comes out: see `export.Resample`.
+    """
+    planes = np.moveaxis(np.asarray(array, np.float32), -1, 0)
+    return np.stack([resize(np.ascontiguousarray(plane), shape) for plane in planes], axis=-1)
+
+
+def map_ahead(function, items, ahead=2 * WORKERS):
+    """Yield function(item) for each item in order, computed by threads up to `ahead` items early.
+
+    Memory stays bounded; the threads end with the generator.
+    """
+    items = iter(items)
+    with ThreadPoolExecutor(WORKERS) as pool:
+        waiting = collections.deque(
+            pool.submit(function, item) for item in itertools.islice(items, ahead)
+        )
+        try:
+            while waiting:
+                result = waiting.popleft().result()
+                waiting.extend(pool.submit(function, item) for item in itertools.islice(items, 1))
+                yield result
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def decode_label(values, table, path):
+    """Turn a label picture into class indices.
+
+    values: uint8 [H, W, 3] colours or uint8 [H, W] numbers; table: {(red, green, blue) or number:
+    class index or VOID}; path: for the error. Returns uint8 [H, W]. Raises UserError that names
+    the file and a value not in the table.
+    """
+    channels = np.atleast_3d(values).astype(np.uint32)
+    places = 256 ** np.arange(channels.shape[-1], dtype=np.uint32)[::-1]
+    known = {int(np.atleast_1d(value) @ places): index for value, index in table.items()}
+    codes = channels @ places
+    label = np.full(codes.shape, VOID, np.uint8)
+    for code in np.unique(codes).tolist():
+        if code not in known:
+            found = values[codes == code][0]
+            found = tuple(found.tolist()) if found.ndim else int(found)
+            expected = ", ".join(str(value) for value in table)
+            raise UserError(
+                f"{path}: the value {found} stands for no class; expected one of {expected}"
+                " (labels must be PNG, without smoothing or compression losses)"
+            )
+        label[codes == code] = known[code]
+    return label
