@@ -28,7 +28,7 @@ import helper
 import main
 import predict
 import run_folder
-import scoring
+from roadseg.answering.predictor import PREDICTION_BATCH
 from roadseg.command_line import exit_status
 from roadseg.data import vgg_weights
 from roadseg.data.datasets import DATASETS
@@ -36,6 +36,7 @@ from roadseg.data.pictures import resample
 from roadseg.drawn import scenes
 from roadseg.engine import FLOAT32, faster_precision, keras, matrix_product_rate, operations
 from roadseg.files import write_json
+from roadseg.scoring.evaluation import validator
 from roadseg.stopping import Stopping
 from trained_run import load_network
 from training import Training, take_step, train_epoch
@@ -92,7 +93,7 @@ def draw_pictures(folder, shape, count):
     pictures = [scenes.draw_scene("um", index, shape=shape).picture for index in range(DRAWN)]
     for number in range(count):
         imageio.imwrite(folder / f"{number:03d}.png", pictures[number % DRAWN])
-    return np.stack(pictures[: scoring.PREDICTION_BATCH])
+    return np.stack(pictures[:PREDICTION_BATCH])
 
 
 def rate_of(function, batch):
@@ -164,7 +165,7 @@ def measure_training(folder, precision):
     make_trainer = functools.partial(main.optimize, network, main.LEARNING_RATE, 1000)
     state = Training(network, make_trainer, run_folder.open_run(folder, "run"))
     pictures, labels = next(get_batches_fn(main.BATCH_SIZE))
-    validate = scoring.validator(network, own, validation, data_set, NETWORK_SHAPE)
+    validate = validator(network, own, validation, data_set, NETWORK_SHAPE)
 
     def read(_):
         for _ in get_batches_fn(main.BATCH_SIZE):

@@ -16,17 +16,18 @@ import imageio.v3 as imageio
 import numpy as np
 
 import helper
-import metrics
 import run_folder
-import scoring
-from metrics import ROAD
 from roadseg import terminal
+from roadseg.answering.painting import to_confidence
+from roadseg.answering.predictor import PREDICTION_BATCH, thoroughly
 from roadseg.command_line import add_thorough, exit_status
 from roadseg.data.calibration_files import read_calibrations
 from roadseg.data.layouts import spread
 from roadseg.errors import UserError
 from roadseg.files import read_json, write_atomically, write_json
 from roadseg.scoring import birds_eye
+from roadseg.scoring.evaluation import score_run, score_table
+from roadseg.scoring.metrics import ROAD
 from trained_run import load_run
 
 OFFICIAL_TESTING_COUNT = 290
@@ -56,7 +57,7 @@ def evaluate(settings):
     folder = run_folder.find_run(settings.run)
     predict, data_set, trained = load_run(folder)
     if settings.thorough:
-        predict = scoring.thoroughly(predict)
+        predict = thoroughly(predict)
     data_dir = settings.data_dir or Path(trained["data_dir"])
     _, _, root = helper.prepare_data_set(trained["dataset"], data_dir)
     labelled, testing = data_set.find(root)
@@ -65,12 +66,12 @@ def evaluate(settings):
     training, validation = data_set.split(labelled, trained["seed"])
     parts = {"training": training, "validation": validation}
     samples = spread(parts[settings.part], trained["limit"])
-    result, _ = scoring.score_run(predict, samples, data_set, trained, settings.part)
+    result, _ = score_run(predict, samples, data_set, trained, settings.part)
     if settings.part == "validation" and not settings.thorough:
         path = folder / "metrics.json"
         earlier = read_json(path) if path.is_file() else {}
         write_json(path, earlier | result)
-    terminal.say(f"\n{metrics.score_table(result)}")
+    terminal.say(f"\n{score_table(result)}")
 
 
 def pack_submission(path, predict, samples, image_shape):
@@ -91,12 +92,12 @@ def pack_submission(path, predict, samples, image_shape):
 
     def write(temporary):
         with zipfile.ZipFile(temporary, "w") as archive:
-            output = helper.gen_test_output(predict, samples, image_shape, scoring.PREDICTION_BATCH)
+            output = helper.gen_test_output(predict, samples, image_shape, PREDICTION_BATCH)
             for sample, picture, probabilities in terminal.progress(
                 output, total=len(samples), desc="submission", unit="picture"
             ):
                 places = birds_eye.find_places(calibrations[sample.name], *picture.shape[:2])
-                confidence = metrics.to_confidence(probabilities[..., ROAD])
+                confidence = to_confidence(probabilities[..., ROAD])
                 seen = birds_eye.look_down(confidence, places)
                 png = imageio.imwrite("<bytes>", seen, extension=".png")
                 archive.writestr(f"{sample.name.replace('_', '_road_')}.png", png)

@@ -23,10 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
-import helper
 import run_folder
-import scoring
 from roadseg import terminal
+from roadseg.answering.predictor import predict_ahead, predictor, with_probabilities
 from roadseg.command_line import exit_status
 from roadseg.data.layouts import spread
 from roadseg.data.pictures import read_image
@@ -150,12 +149,12 @@ class Resample(keras.layers.Layer):
 def whole_network(network, calibration, image_shape):
     """Put around a network what `predict.py` does around it.
 
-    network: of `main.layers`; calibration: (slope, offset) of `scoring.fit_calibration`;
+    network: of `main.layers`; calibration: (slope, offset) of `fit_calibration`;
     image_shape: (height, width) to predict at. Returns a model: {"picture": uint8 [N, H, W, 3]}
     -> {"probabilities": float32 [N, H, W, classes]}.
     """
     picture = keras.Input((None, None, 3), dtype="uint8", name="picture")
-    predict = scoring.with_probabilities(network, calibration)
+    predict = with_probabilities(network, calibration)
     probabilities = predict(Resample(tuple(image_shape), name="shrink")(picture))
     answer = Resample(name="enlarge")(probabilities, picture)
     return keras.Model({"picture": picture}, {"probabilities": answer})
@@ -171,10 +170,10 @@ def export(settings):
     refuse_what_cannot_be_written(form, output)
     network, calibration, data_set, trained = load_network(folder, "float32")
     model = whole_network(network, calibration, trained["image_shape"])
-    predict = scoring.predictor(network, calibration)
+    predict = predictor(network, calibration)
 
     def predict_one(pictures):
-        seen = helper.predict_ahead(
+        seen = predict_ahead(
             predict, pictures, np.asarray, lambda _: trained["image_shape"], batch_size=1
         )
         return np.stack([probabilities for _, _, probabilities in seen])

@@ -9,11 +9,12 @@ import itertools
 import imageio.v3 as imageio
 import numpy as np
 
-import metrics
-from metrics import ROAD
+from roadseg.answering.painting import to_confidence
 from roadseg.data.pictures import VOID, resize
 from roadseg.files import write_json
-from roadseg.scoring import birds_eye
+from roadseg.scoring import birds_eye, metrics
+from roadseg.scoring.calibration import reliability
+from roadseg.scoring.metrics import ROAD
 
 WIDTH = 416  # of small pictures, pixels
 ABOVE_HEIGHT = 260  # of small pictures from above, pixels
@@ -59,7 +60,7 @@ class TestingGallery:
                 if probabilities.shape[-1] == 2
                 else (probabilities.max(axis=-1))
             )
-            layers = {"picture": picture, "probability": metrics.to_confidence(certain)}
+            layers = {"picture": picture, "probability": to_confidence(certain)}
             for layer, image in {**layers, "mask": painted}.items():
                 save_small(self.folder / f"{sample.name}_{layer}.jpg", image)
 
@@ -113,11 +114,11 @@ def paint_errors(picture, label, answer):
 
 
 def save(folder, tally, testing, worst):
-    """Write report.json: curves of a metrics.Tally, names of the pictures kept."""
+    """Write report.json: curves of a Tally, names of the pictures kept."""
     content = {"testing": testing.names, "worst": worst.save(folder)}
     if tally.views["perspective"]:
         total = sum(counts for counts, _ in tally.views["perspective"].values())
         precision, recall = metrics.precision_and_recall(total)
         content["precision"], content["recall"] = precision.tolist(), recall.tolist()
-        content["reliability"] = metrics.reliability(tally.log_odds)
+        content["reliability"] = reliability(tally.log_odds)
     write_json(folder / "report" / "report.json", content)

@@ -7,32 +7,22 @@ import dataclasses
 import functools
 import itertools
 import os
-import struct
-import zlib
 
 import numpy as np
-import scipy.ndimage
-from PIL import Image
 
 from roadseg import terminal
+from roadseg.answering.painting import encode_png, paint_classes
+from roadseg.answering.predictor import predict_ahead
 from roadseg.data import download, vgg_weights
 from roadseg.data.augmentation import augment
 from roadseg.data.datasets import DATASETS
-from roadseg.data.pictures import WORKERS, map_ahead, read_image, read_label, resample
+from roadseg.data.pictures import WORKERS, map_ahead, read_image, read_label
 from roadseg.drawn import scenes
 from roadseg.errors import DownloadError, UserError
 
 # How many pictures of um, umm and uu are drawn where there are no real ones.
 DRAWN_TRAINING = (90, 90, 90)
 DRAWN_TESTING = (6, 6, 6)
-
-# Painting
-TINT = 0.4  # how much of the class's colour is in the picture's
-CONTOUR_SHARE = 0.006  # width of contours, of the picture's shorter side
-
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_FILTER_UP = 2
-PNG_COLOURS = {2: 0, 3: 2}  # number of the array's dimensions -> grey or red, green and blue
 
 
 # --- data sets and weights ------------------------------------------------------------------------
@@ -148,94 +138,6 @@ def gen_test_output(predict, samples, image_shape, batch_size=1):
         lambda sample: read_image(sample.picture),
         lambda _: image_shape,
         batch_size,
-    )
-
-
-def predict_ahead(predict, items, read, choose_shape, batch_size):
-    """Predict pictures, in their own size and order; reading and resizing go on beside the network.
-
-    predict: function float32 [N, H, W, 3] -> float32 [N, H, W, C] probabilities; read: function
-    item -> uint8 [H, W, 3], or None for an item to leave out; choose_shape: function (height,
-    width) -> the shape to predict at; batch_size: pictures of one shape at a time, at most.
-    Yields (item, picture, probabilities float32 [H, W, C]). It is the probabilities that are
-    resized, never a mask.
-    """
-
-    def shrink(item):
-        if (picture := read(item)) is None:
-            return None
-        return item, picture, resample(picture, choose_shape(picture.shape[:2]))
-
-    def enlarge(seen):
-        item, picture, probabilities = seen
-        return item, picture, resample(probabilities, picture.shape[:2])
-
-    def predicted():
-        readable = filter(None, map_ahead(shrink, items))
-        for _, same in itertools.groupby(readable, key=lambda seen: seen[2].shape):
-            while batch := list(itertools.islice(same, batch_size)):
-                answers = predict(np.stack([small for _, _, small in batch]))
-                for (item, picture, _), probabilities in zip(batch, answers, strict=True):
-                    yield item, picture, probabilities
-
-    return map_ahead(enlarge, predicted(), WORKERS)
-
-
-def choose_classes(probabilities):
-    """Return the most likely class of each pixel: uint8 [H, W] of float [H, W, C].
-
-    The later class wins a tie: road is road from probability 0.5 on.
-    """
-    first, *others = np.moveaxis(probabilities, -1, 0)
-    best, classes = first.copy(), np.zeros(first.shape, np.uint8)
-    for index, plane in enumerate(others, start=1):
-        classes[plane >= best] = index
-        np.maximum(best, plane, out=best)
-    return classes
-
-
-def paint_classes(picture, probabilities, paint):
-    """Tint each class where it is the most likely one, and draw its contour.
-
-    picture: uint8 [H, W, 3]; probabilities: float [H, W, C]; paint: {class index: (red, green,
-    blue)}, classes without an entry stay as they are. Returns uint8 [H, W, 3].
-    """
-    classes = choose_classes(probabilities)
-    width = max(1, round(min(classes.shape) * CONTOUR_SHARE))
-    original = Image.fromarray(picture)
-    painted = original.copy()
-    for index, colour in paint.items():
-        place = classes == index
-        inside = scipy.ndimage.minimum_filter(place, 2 * width + 1)
-        tint = [round(value * (1 - TINT) + c * TINT) for c in colour for value in range(256)]
-        painted.paste(colour, mask=Image.fromarray(place))
-        painted.paste(original.point(tint), mask=Image.fromarray(inside))
-    return np.asarray(painted)
-
-
-def encode_png(picture):
-    """Compress uint8 [H, W, 3] or [H, W] as PNG, in a third of Pillow's time. Returns bytes.
-
-    Each row is stored as its difference to the one above, runs of equal bytes as such: photographs
-    gain next to nothing by what takes longer (W3C: Portable Network Graphics, third edition).
-    """
-    height, width = picture.shape[:2]
-    rows = picture.reshape(height, -1)
-    filtered = np.full((height, 1 + rows.shape[1]), PNG_FILTER_UP, np.uint8)
-    filtered[:, 1:] = np.diff(rows, axis=0, prepend=np.zeros_like(rows[:1]))
-    compressor = zlib.compressobj(1, strategy=zlib.Z_RLE)
-    header = struct.pack(">2I5B", width, height, 8, PNG_COLOURS[picture.ndim], 0, 0, 0)
-    chunks = {
-        b"IHDR": header,
-        b"IDAT": compressor.compress(filtered) + compressor.flush(),
-        b"IEND": b"",
-    }
-    return PNG_SIGNATURE + b"".join(
-        struct.pack(">I", len(content))
-        + name
-        + content
-        + struct.pack(">I", zlib.crc32(name + content))
-        for name, content in chunks.items()
     )
 
 

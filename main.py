@@ -21,11 +21,11 @@ import numpy as np
 import checkpoint
 import gallery
 import helper
-import metrics
 import preparation
 import report
 from optimizer import CosineOfSteps, LayerwiseAdam
 from roadseg import devices, terminal
+from roadseg.answering.predictor import prediction_batch
 from roadseg.command_line import at_least, exit_status, positive_rate
 from roadseg.data import augmentation, vgg_weights
 from roadseg.data.check import check_samples
@@ -34,8 +34,9 @@ from roadseg.data.pictures import VOID
 from roadseg.engine import PRECISIONS, answering_precision, keras, warn_about_idle_gpu
 from roadseg.errors import LossError, MemoryShortError, StopRequest, TrainingError
 from roadseg.files import write_json
+from roadseg.scoring.evaluation import calibrate, score_run, score_table, validator
+from roadseg.scoring.simple_rules import score_simple_rules
 from roadseg.stopping import Stopping
-from scoring import calibrate, prediction_batch, score_run, score_simple_rules, validator
 from training import TRAINING_COST, Training, tell, train_epoch
 
 VGG_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # (convolutions, channels) each
@@ -316,7 +317,7 @@ def train_nn(training, get_batches_fn, epochs, batch_size, validate, stopping=No
     """Train up to a number of epochs, from where the training stands.
 
     training: Training; get_batches_fn: of `helper.gen_batch_function`; validate: function () ->
-    metrics.Tally of the network as it is then, with averaged weights; stopping: Stopping, grants a
+    Tally of the network as it is then, with averaged weights; stopping: Stopping, grants a
     wish to stop; bar: tqdm, counts forward passes.
     The run's folder gets log.csv, checkpoint/ and best.weights.h5. Returns the rows of log.csv.
     Raises TrainingError where training can't go on, and StopRequest after saving.
@@ -453,7 +454,7 @@ def write_results(network, folder, data_set, settings, parts):
         result["simple_rules"] = score_simple_rules(training, validation, data_set)
     write_json(folder / "metrics.json", result)
     page = report.write(folder)
-    terminal.say(f"\n{metrics.score_table(result)}\n\neverything on one page: {page}")
+    terminal.say(f"\n{score_table(result)}\n\neverything on one page: {page}")
 
 
 def main(arguments=None):

@@ -18,15 +18,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
-import helper
-import metrics
 import run_folder
-import scoring
-import video
 from roadseg import terminal
+from roadseg.answering import video
+from roadseg.answering.painting import choose_classes, encode_png, paint_classes, to_confidence
+from roadseg.answering.predictor import (
+    PREDICTION_BATCH,
+    in_tiles,
+    predict_ahead,
+    scaled_shape,
+    thoroughly,
+)
 from roadseg.command_line import add_thorough, exit_status, positive_rate
 from roadseg.data.layouts import PICTURE_SUFFIXES
 from roadseg.data.pictures import WORKERS, map_ahead, read_image
@@ -35,10 +39,6 @@ from roadseg.files import written_whole
 from trained_run import load_run
 
 SUFFIXES = (*PICTURE_SUFFIXES, *video.SUFFIXES, ".gif")  # what is looked for in folders
-# What a pixel of the answer depends on lies at most so far away: 202 for pool5 and the 7x7 of fc6,
-# 32, 16 and 8 for the three steps of upsampling, rounded up to whole cells of 32.
-REACH = 288
-TILE = 1536  # pixels; larger pictures are predicted in tiles of this height and width
 
 
 def parse_settings(arguments=None):
@@ -73,17 +73,17 @@ def parse_settings(arguments=None):
 
 def paint_overlay(picture, probabilities, data_set):
     """The picture with its classes tinted: uint8 [H, W, 3]."""
-    return helper.paint_classes(picture, probabilities, data_set.paint)
+    return paint_classes(picture, probabilities, data_set.paint)
 
 
 def choose_mask(picture, probabilities, data_set):
     """The class index of each pixel: uint8 [H, W]."""
-    return helper.choose_classes(probabilities)
+    return choose_classes(probabilities)
 
 
 def grey_probability(picture, probabilities, data_set):
     """The probability of road, or of the last class, round(255 p): uint8 [H, W]."""
-    return metrics.to_confidence(probabilities[..., data_set.subject])
+    return to_confidence(probabilities[..., data_set.subject])
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Png:
     """How pictures are written, whatever it is; with the methods of video.Codec."""
 
     suffix = ".png"
-    encode = staticmethod(helper.encode_png)
+    encode = staticmethod(encode_png)
 
     @staticmethod
     @contextlib.contextmanager
@@ -206,42 +206,6 @@ def plan_targets(sources, output, kinds):
 # --- predicting -----------------------------------------------------------------------------------
 
 
-def in_tiles(predict, tile=TILE, reach=REACH):
-    """Bound the memory that a prediction takes, without changing its answer.
-
-    predict: function float32 [N, H, W, 3] -> float32 [N, H, W, C]; tile: the height and width of
-    one picture that it gets at most, pixels; of smaller ones it gets several at once. reach: how
-    far away from a pixel its answer looks. Both are multiples of 32, which keeps the network's
-    cells where they were.
-    """
-
-    def cut(length):
-        """Yield (from, to) of a tile and (from, to) of what it is asked for."""
-        core = length if length <= tile else tile - 2 * reach
-        for start in range(0, length, core):
-            end = min(length, start + core)
-            yield (max(0, start - reach), min(length, end + reach)), (start, end)
-
-    def predict_bounded(pictures):
-        count, height, width = pictures.shape[:3]
-        at_once = max(1, tile**2 // (height * width))
-        if count > at_once:
-            parts = np.split(pictures, range(at_once, count, at_once))
-            return np.concatenate([predict_bounded(part) for part in parts])
-        answer = None
-        for (top, bottom), (first, last) in cut(height):
-            for (left, right), (begin, end) in cut(width):
-                seen = predict(pictures[:, top:bottom, left:right])
-                if answer is None:
-                    answer = np.empty((count, height, width, seen.shape[-1]), np.float32)
-                answer[:, first:last, begin:end] = seen[
-                    :, first - top : last - top, begin - left : end - left
-                ]
-        return answer
-
-    return predict_bounded
-
-
 def read_frames(sources, tell_fault):
     """Yield (source, frame) of all sources in their order; tell of those that can't be read."""
     for source in sources:
@@ -260,11 +224,11 @@ def load_predictor(folder, settings):
     predict, data_set, trained = load_run(folder)
     predict = in_tiles(predict)
     if settings.thorough:
-        predict = scoring.thoroughly(predict)
+        predict = thoroughly(predict)
 
     def choose_shape(shape):
         scale = settings.scale
-        return scoring.scaled_shape(shape, scale) if scale else trained["image_shape"]
+        return scaled_shape(shape, scale) if scale else trained["image_shape"]
 
     return predict, choose_shape, data_set
 
@@ -301,7 +265,7 @@ def predict_sources(settings, stopping):
             faults.append(error)
 
     frames = read_frames(sources, faults.append)
-    answers = helper.predict_ahead(predict, frames, read, choose_shape, scoring.PREDICTION_BATCH)
+    answers = predict_ahead(predict, frames, read, choose_shape, PREDICTION_BATCH)
     encode = functools.partial(encode_answer, targets=targets, data_set=data_set)
     encoded = map_ahead(encode, answers, WORKERS)
     until_stopped = itertools.takewhile(lambda _: not stopping.wish, encoded)

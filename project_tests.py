@@ -24,9 +24,9 @@ from PIL import Image
 
 import checkpoint
 import main
-import scoring
 from main import keras
 from roadseg import engine
+from roadseg.answering.predictor import predictor
 from roadseg.data import vgg_weights
 from roadseg.data.layouts import Sample
 from roadseg.data.pictures import VOID, read_image, read_label
@@ -202,7 +202,7 @@ def test_layers(num_classes, shape):
 
 def test_layers_start_near_even_chances(random):
     picture = random.integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
-    probabilities = scoring.predictor(main.layers(imagenet_vgg(), 2))(picture)
+    probabilities = predictor(main.layers(imagenet_vgg(), 2))(picture)
     assert np.abs(probabilities - 0.5).max() < 0.4
 
 

@@ -2,12 +2,12 @@
 
 import checkpoint
 from main import layers, load_vgg
+from roadseg.answering.predictor import predictor
 from roadseg.data import vgg_weights
 from roadseg.data.datasets import row_of
 from roadseg.engine import answering_precision, keras
 from roadseg.errors import UserError
 from roadseg.files import read_json
-from scoring import predictor
 
 
 def load_network(folder, precision=None):

@@ -120,7 +120,7 @@ class Training:
     def finish_epoch(self, validate):
         """Validate the averaged weights; keep them where they are the best. Returns a log row.
 
-        validate: function () -> metrics.Tally, called by the first process alone.
+        validate: function () -> Tally, called by the first process alone.
         """
         progress, started = self.progress, time.monotonic()
 

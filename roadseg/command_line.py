@@ -32,7 +32,7 @@ def positive_rate(text):
 
 
 def add_thorough(parser):
-    """Add the flag that asks for `scoring.thoroughly`."""
+    """Add the flag that asks for `thoroughly`."""
     parser.add_argument(
         "--thorough",
         action="store_true",

@@ -13,12 +13,12 @@ from PIL import Image
 
 import export
 import main
-import metrics
 import predict
-import scoring
 from main import keras
+from roadseg.answering.predictor import predictor
 from roadseg.data.datasets import DATASETS
 from roadseg.data.pictures import VOID
+from roadseg.scoring.tally import Tally
 
 HERE = Path(__file__).parent.parent
 REAL_SAMPLES = HERE.parent / "shared" / "data" / "kitti_samples"
@@ -78,8 +78,8 @@ def train_one_batch(folder, network, batch, epochs, total_epochs, rate, stopping
     pictures, labels = batch
 
     def validate():
-        tally = metrics.Tally(KITTI.classes)
-        for label, chances in zip(labels, scoring.predictor(network)(pictures), strict=True):
+        tally = Tally(KITTI.classes)
+        for label, chances in zip(labels, predictor(network)(pictures), strict=True):
             tally.add(label, chances, "um")
             if stopping:
                 stopping.check()
@@ -92,7 +92,7 @@ def train_one_batch(folder, network, batch, epochs, total_epochs, rate, stopping
 
 def even_tally():
     """What a validation gives whose score does not matter."""
-    tally = metrics.Tally(KITTI.classes)
+    tally = Tally(KITTI.classes)
     tally.add(np.eye(2, dtype=np.uint8), np.full((2, 2, 2), 0.5, np.float32), "um")
     return tally
 

@@ -16,12 +16,13 @@ from PIL import Image
 import evaluate
 import helper
 import main
-import metrics
 from roadseg.data import download
 from roadseg.data.datasets import DATASETS
 from roadseg.data.pictures import VOID, read_image, read_label, read_numbers
 from roadseg.drawn import scenes
 from roadseg.errors import StopRequest, UserError
+from roadseg.scoring.evaluation import score_table
+from roadseg.scoring.tally import Tally
 from tests.small import HERE, KITTI, error_line, needs_jax, run_camvid, run_main, run_predict
 
 
@@ -93,11 +94,11 @@ def test_a_whole_run_writes_its_folder_and_goes_on(drawn, tmp_path, capsys, monk
 
 
 def test_the_terminal_shows_every_class_where_there_are_many():
-    tally = metrics.Tally(("sky", "road", "pole"))
+    tally = Tally(("sky", "road", "pole"))
     probabilities = np.eye(3)[[[0, 1, 1, 1]]]
     tally.add(np.array([[0, 1, 0, VOID]], np.uint8), probabilities, "city")
     result = tally.scores() | {"split": "validation", "labels": "drawn"}
-    lines = [line.split() for line in metrics.score_table(result).splitlines()]
+    lines = [line.split() for line in score_table(result).splitlines()]
     assert ["sky", "50.00"] in lines  # 1 of 2 found, none invented
     assert ["road", "50.00"] in lines  # 1 found, 1 invented
     assert ["pole", "none"] in lines  # neither there nor found

@@ -10,12 +10,12 @@ from PIL import Image
 import export
 import helper
 import main
-import predict
-import scoring
 import trained_run
 from main import keras
-from metrics import ROAD
+from roadseg.answering.predictor import in_tiles
 from roadseg.data.pictures import read_image, read_numbers, resample
+from roadseg.scoring.evaluation import score_pictures
+from roadseg.scoring.metrics import ROAD
 from tests.small import NARROW_BLOCKS, error_line, rotated, run_predict, set_small_scores
 
 
@@ -114,7 +114,7 @@ def test_a_picture_has_the_same_probabilities_alone_in_a_batch_and_in_validation
     together = [seen[2] for seen in helper.gen_test_output(road, samples, shape, 4)]
     alone = [seen[2] for seen in helper.gen_test_output(road, samples, shape, 1)]
     validated = []
-    scoring.score_pictures(
+    score_pictures(
         road, samples, data_set, shape, after_each=lambda *seen: validated.append(seen[3])
     )
     for one, two, three in zip(together, alone, validated, strict=True):
@@ -172,9 +172,9 @@ def test_tiles_change_no_answer(random):
         pictures = random.uniform(0, 255, (2, *shape, 3)).astype(np.float32)
         expected = whole(pictures)
         spread = np.ptp(expected)
-        found = predict.in_tiles(watched, tile=704)(pictures)
+        found = in_tiles(watched, tile=704)(pictures)
         assert np.abs(found - expected).max() < 1e-5 * spread
-        near = predict.in_tiles(whole, tile=704, reach=128)(pictures)
+        near = in_tiles(whole, tile=704, reach=128)(pictures)
         assert max(shape) <= 704 or np.abs(near - expected).max() > 1e-4 * spread
     assert all(n * height * width <= 704**2 for n, height, width in sizes)
     assert all(max(height, width) <= 704 for _, height, width in sizes)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-import scoring
 from roadseg.data.pictures import decode_label
 from roadseg.drawn import scenes
+from roadseg.scoring.simple_rules import score_simple_rules
 from tests.by_hand import ground_projection
 from tests.small import KITTI, SMALL
 
@@ -49,5 +49,5 @@ def test_calibration_fits_the_drawn_road(category, narrowest, widest):
 def test_simple_rules_fail_on_drawn_scenes(drawn):
     """Neither the horizon nor the road's colour is enough: the scenes have to be learnt."""
     samples, _ = KITTI.find(drawn / "data_road")
-    scores = scoring.score_simple_rules(samples, samples, KITTI)
+    scores = score_simple_rules(samples, samples, KITTI)
     assert len(scores) == 2 and max(scores.values()) < 85

@@ -13,16 +13,18 @@ import scipy.special
 from PIL import Image
 
 import evaluate
-import metrics
-import scoring
 import trained_run
+from roadseg.answering.predictor import predictor
 from roadseg.data import calibration_files
 from roadseg.data.calibration_files import read_calibrations
 from roadseg.data.layouts import Sample
 from roadseg.data.pictures import VOID, decode_label
 from roadseg.drawn import scenes
 from roadseg.errors import UserError
-from roadseg.scoring import birds_eye
+from roadseg.scoring import birds_eye, metrics
+from roadseg.scoring.calibration import calibration_scores, fit_calibration, log_odds_counts
+from roadseg.scoring.evaluation import score_pictures
+from roadseg.scoring.tally import Tally
 from tests.by_hand import brute_force_kitti_scores, cell_by_hand, ground_projection
 from tests.small import KITTI, REAL_SAMPLES, SMALL, error_line, small_network
 
@@ -79,7 +81,7 @@ def test_confusion_and_iou_equal_brute_force(random):
 
 def test_tally_sums_over_pictures_before_it_scores(random):
     """Two pictures of different size and category score as their pixels put together."""
-    tally, labels, roads = metrics.Tally(KITTI.classes), [], []
+    tally, labels, roads = Tally(KITTI.classes), [], []
     for category, shape in (("um", (10, 12)), ("uu", (7, 9))):
         labels.append(random.choice([0, 1, VOID], shape).astype(np.uint8))
         roads.append(random.uniform(size=shape).astype(np.float32))
@@ -99,10 +101,10 @@ def test_calibration_makes_probabilities_true(random):
     label = (random.uniform(size=true_odds.shape) < scipy.special.expit(true_odds)).astype(np.uint8)
     label[:50] = VOID
     stretched = scipy.special.expit((true_odds - 0.7) / 0.4)
-    counts = metrics.log_odds_counts(label, stretched)
+    counts = log_odds_counts(label, stretched)
     assert counts.sum() == 350 * 500
-    assert scoring.fit_calibration(counts) == pytest.approx((0.4, 0.7), abs=0.02)
-    found = metrics.calibration_scores(counts)
+    assert fit_calibration(counts) == pytest.approx((0.4, 0.7), abs=0.02)
+    found = calibration_scores(counts)
     probability, truth = stretched[50:].ravel(), label[50:].ravel()
     error = 0
     for lower in np.arange(15) / 15:
@@ -114,15 +116,15 @@ def test_calibration_makes_probabilities_true(random):
     expected = 200 * hits / (called.sum() + truth.sum()), 100 * hits / (called | (truth == 1)).sum()
     assert (found["f1_at_half"], found["iou_at_half"]) == pytest.approx(expected)
     assert found["f1_at_best"] > found["f1_at_half"] + 1
-    calibrated = metrics.log_odds_counts(label, scipy.special.expit(true_odds))
-    assert metrics.calibration_scores(calibrated)["expected_calibration_error"] < 0.5
+    calibrated = log_odds_counts(label, scipy.special.expit(true_odds))
+    assert calibration_scores(calibrated)["expected_calibration_error"] < 0.5
 
 
 @pytest.mark.parametrize("label", [0, 1, VOID])
 def test_probabilities_of_one_class_alone_stay_as_they_are(label, random):
-    counts = metrics.log_odds_counts(np.full((3, 4), label), random.uniform(size=(3, 4)))
-    assert scoring.fit_calibration(counts) == (1.0, 0.0)
-    assert all(np.isfinite(value) for value in metrics.calibration_scores(counts).values())
+    counts = log_odds_counts(np.full((3, 4), label), random.uniform(size=(3, 4)))
+    assert fit_calibration(counts) == (1.0, 0.0)
+    assert all(np.isfinite(value) for value in calibration_scores(counts).values())
 
 
 def test_the_predictor_applies_the_calibration(random):
@@ -131,7 +133,7 @@ def test_the_predictor_applies_the_calibration(random):
         layer = network.get_layer(name)
         layer.set_weights([random.normal(0, 0.01, size=w.shape) for w in layer.get_weights()])
     picture = random.integers(0, 256, (1, 32, 64, 3), dtype=np.uint8)
-    plain, fitted = (scoring.predictor(network, fit)(picture) for fit in ((1, 0), (0.4, 0.7)))
+    plain, fitted = (predictor(network, fit)(picture) for fit in ((1, 0), (0.4, 0.7)))
     odds = scipy.special.logit(plain[..., 1].astype(np.float64))
     inner = np.abs(odds) < 8
     assert inner.mean() > 0.5 and np.ptp(odds[inner]) > 0.1
@@ -185,7 +187,7 @@ def test_metres_keep_their_length_from_above():
 
 def test_scores_from_above_are_those_of_what_is_seen_from_above(random):
     """And a picture without calibration is left out of them alone."""
-    tally, labels, roads = metrics.Tally(KITTI.classes), [], []
+    tally, labels, roads = Tally(KITTI.classes), [], []
     for index in range(2):
         scene = scenes.draw_scene("um", index, shape=SMALL)
         label = decode_label(scene.label, KITTI.label_values, "drawn")
@@ -260,7 +262,7 @@ def test_a_run_keeps_what_makes_its_probabilities_true(trained, tmp_path):
         predict, data_set, settings = trained_run.load_run(folder)
         labelled, _ = data_set.find(Path(settings["data_dir"]) / "data_road")
         _, validation = data_set.split(labelled, 0)
-        tally = scoring.score_pictures(predict, validation, data_set, settings["image_shape"])
+        tally = score_pictures(predict, validation, data_set, settings["image_shape"])
         losses.append(tally.loss)
     assert losses[0] < losses[1] - 1e-3
 

@@ -11,13 +11,14 @@ import pytest
 
 import checkpoint
 import main
-import scoring
 import trained_run
 import training
 from main import keras
 from roadseg import engine, stopping
+from roadseg.answering.predictor import predictor
 from roadseg.data.pictures import VOID
 from roadseg.errors import LossError, StopRequest, TrainingError
+from roadseg.scoring.evaluation import score_pictures
 from tests.small import (
     SMALL_BLOCKS,
     even_tally,
@@ -124,8 +125,8 @@ def test_a_run_goes_on_in_the_precision_it_began_with(narrow, drawn, tmp_path, m
     network, _, data_set, settings = trained_run.load_network(tmp_path / "first")
     assert network.get_layer("fc6").compute_dtype == "float32"
     _, validation = data_set.split(data_set.find(drawn / "data_road")[0], 0)
-    predict = scoring.predictor(network)
-    loss = scoring.score_pictures(predict, validation, data_set, settings["image_shape"]).loss
+    predict = predictor(network)
+    loss = score_pictures(predict, validation, data_set, settings["image_shape"]).loss
     best = checkpoint.load(tmp_path / "first", print)[1].best
     assert loss == pytest.approx(best["val_loss"], rel=1e-5)
 

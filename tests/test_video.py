@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import video
+from roadseg.answering import video
 from roadseg.drawn import scenes
 from roadseg.errors import UserError
 from tests.small import HERE, run_predict, write_video

@@ -1,0 +1,147 @@
+"""From pictures to probabilities: whole, in tiles, at three sizes, ahead of who reads them."""
+
+import itertools
+
+import numpy as np
+
+from roadseg import devices
+from roadseg.data.pictures import WORKERS, map_ahead, resample
+from roadseg.engine import keras
+
+PREDICTION_BATCH = 4  # pictures on each device
+
+OTHER_SCALES = (0.85, 1.15)  # of the size that is asked for
+
+CELL = 32  # pixels; the network pads to whole ones
+
+
+def with_probabilities(network, calibration=(1.0, 0.0)):
+    """Put calibration and softmax behind a network.
+
+    network: of `main.layers`; calibration: (slope, offset) of `fit_calibration`, for two classes.
+    Returns a model: pictures [N, H, W, 3] -> class probabilities float32 [N, H, W, classes].
+    """
+    slope, offset = calibration
+    shift = [0.0] * (network.output.shape[-1] - 1) + [offset]
+    logits = keras.layers.Rescaling(slope, shift, dtype="float32")(network.output)
+    return keras.Model(network.input, keras.layers.Softmax(dtype="float32")(logits))
+
+
+def predictor(network, calibration=(1.0, 0.0)):
+    """Make the function pictures [N, H, W, 3] -> what the model of `with_probabilities` gives.
+
+    It computes on all devices of this process.
+    """
+    team, model = devices.team(), with_probabilities(network, calibration)
+
+    def predict(pictures):
+        filled = np.take(pictures, devices.fill_up(len(pictures), team.own_devices), axis=0)
+        with team.own_scope():
+            return model.predict_on_batch(team.spread(filled))[: len(pictures)]
+
+    return predict
+
+
+def scaled_shape(shape, scale):
+    """Return scale times shape, (height, width), in whole cells of 32 pixels, one at least.
+
+    Where there is padding that training did not have, networks answer worse (docs/experiments.md).
+    """
+    return [max(1, round(scale * size / CELL)) * CELL for size in shape]
+
+
+def thoroughly(predict):
+    """Make the function that answers with the mean of what predict says at three sizes.
+
+    predict: function float32 [N, H, W, 3] -> float32 [N, H, W, C] for any H and W. It is asked at
+    the size of the pictures and at `OTHER_SCALES` of it.
+    """
+
+    def resample(arrays, shape):
+        return np.stack([resample(array, shape) for array in arrays])
+
+    def predict_thoroughly(pictures):
+        shape = pictures.shape[1:3]
+        others = [resample(pictures, scaled_shape(shape, scale)) for scale in OTHER_SCALES]
+        answers = [predict(pictures), *(resample(predict(other), shape) for other in others)]
+        return np.mean(answers, axis=0)
+
+    return predict_thoroughly
+
+
+def prediction_batch():
+    """How many pictures this process predicts at once."""
+    return PREDICTION_BATCH * devices.team().own_devices
+
+
+# What a pixel of the answer depends on lies at most so far away: 202 for pool5 and the 7x7 of fc6,
+# 32, 16 and 8 for the three steps of upsampling, rounded up to whole cells of 32.
+REACH = 288
+
+TILE = 1536  # pixels; larger pictures are predicted in tiles of this height and width
+
+
+def in_tiles(predict, tile=TILE, reach=REACH):
+    """Bound the memory that a prediction takes, without changing its answer.
+
+    predict: function float32 [N, H, W, 3] -> float32 [N, H, W, C]; tile: the height and width of
+    one picture that it gets at most, pixels; of smaller ones it gets several at once. reach: how
+    far away from a pixel its answer looks. Both are multiples of 32, which keeps the network's
+    cells where they were.
+    """
+
+    def cut(length):
+        """Yield (from, to) of a tile and (from, to) of what it is asked for."""
+        core = length if length <= tile else tile - 2 * reach
+        for start in range(0, length, core):
+            end = min(length, start + core)
+            yield (max(0, start - reach), min(length, end + reach)), (start, end)
+
+    def predict_bounded(pictures):
+        count, height, width = pictures.shape[:3]
+        at_once = max(1, tile**2 // (height * width))
+        if count > at_once:
+            parts = np.split(pictures, range(at_once, count, at_once))
+            return np.concatenate([predict_bounded(part) for part in parts])
+        answer = None
+        for (top, bottom), (first, last) in cut(height):
+            for (left, right), (begin, end) in cut(width):
+                seen = predict(pictures[:, top:bottom, left:right])
+                if answer is None:
+                    answer = np.empty((count, height, width, seen.shape[-1]), np.float32)
+                answer[:, first:last, begin:end] = seen[
+                    :, first - top : last - top, begin - left : end - left
+                ]
+        return answer
+
+    return predict_bounded
+
+
+def predict_ahead(predict, items, read, choose_shape, batch_size):
+    """Predict pictures, in their own size and order; reading and resizing go on beside the network.
+
+    predict: function float32 [N, H, W, 3] -> float32 [N, H, W, C] probabilities; read: function
+    item -> uint8 [H, W, 3], or None for an item to leave out; choose_shape: function (height,
+    width) -> the shape to predict at; batch_size: pictures of one shape at a time, at most.
+    Yields (item, picture, probabilities float32 [H, W, C]). It is the probabilities that are
+    resized, never a mask.
+    """
+
+    def shrink(item):
+        if (picture := read(item)) is None:
+            return None
+        return item, picture, resample(picture, choose_shape(picture.shape[:2]))
+
+    def enlarge(seen):
+        item, picture, probabilities = seen
+        return item, picture, resample(probabilities, picture.shape[:2])
+
+    def predicted():
+        readable = filter(None, map_ahead(shrink, items))
+        for _, same in itertools.groupby(readable, key=lambda seen: seen[2].shape):
+            while batch := list(itertools.islice(same, batch_size)):
+                answers = predict(np.stack([small for _, _, small in batch]))
+                for (item, picture, _), probabilities in zip(batch, answers, strict=True):
+                    yield item, picture, probabilities
+
+    return map_ahead(enlarge, predicted(), WORKERS)

@@ -1,0 +1,94 @@
+"""Whether a probability of 0.8 is right in 80 % of the pixels, and how to make it so."""
+
+import numpy as np
+import scipy
+
+from roadseg.scoring.metrics import count_from, count_pairs
+
+LARGEST_LOG_ODDS = 16.0
+
+LOG_ODDS_BINS = 1024  # between minus and plus that
+
+RELIABILITY_BINS = 15
+
+
+def log_odds_counts(label, probability):
+    """Count valid pixels by class (0 other, 1 road) and log-odds of road.
+
+    label: uint8 [H, W]; probability: float [H, W], 0..1. Returns int64 [2, LOG_ODDS_BINS].
+    """
+    probability = np.clip(np.asarray(probability, np.float64), 1e-8, 1 - 1e-8)
+    log_odds = np.log(probability / (1 - probability))
+    places = (log_odds / LARGEST_LOG_ODDS + 1) * LOG_ODDS_BINS / 2
+    places = np.clip(places.astype(np.int64), 0, LOG_ODDS_BINS - 1)
+    return count_pairs(label, places, (2, LOG_ODDS_BINS))
+
+
+def bin_log_odds():
+    """Return the log-odds at the middle of each bin of `log_odds_counts`: float64."""
+    return ((np.arange(LOG_ODDS_BINS) + 0.5) / LOG_ODDS_BINS * 2 - 1) * LARGEST_LOG_ODDS
+
+
+def reliability(counts):
+    """Compare probabilities with what was there, in bins of equal width.
+
+    counts: int64 of `log_odds_counts`, summed. Returns a dict a bin that has pixels: "probability",
+    their mean one, "road", the share of road among them, both 0..1, and "pixels".
+    """
+    chance = 1 / (1 + np.exp(-bin_log_odds()))
+    bins = np.minimum((chance * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
+    total = counts.sum(axis=0)
+    sums = (
+        np.bincount(bins, weights, RELIABILITY_BINS).tolist()
+        for weights in (total * chance, counts[1], total)
+    )
+    return [
+        {"probability": chances / pixels, "road": road / pixels, "pixels": int(pixels)}
+        for chances, road, pixels in zip(*sums, strict=True)
+        if pixels
+    ]
+
+
+def calibration_scores(counts):
+    """Say how true the probabilities are.
+
+    counts: int64 of `log_odds_counts`, summed. Returns percentages 0..100 of F1 and IoU at
+    probability 0.5 and at the best threshold, that threshold (0..1), and the expected calibration
+    error: by how much a probability differs from the share of road among the pixels that have it,
+    on average, in percent (M. P. Naeini et al.: Obtaining Well Calibrated Probabilities Using
+    Bayesian Binning, AAAI 2015; 15 bins of equal width).
+    """
+    chance = 1 / (1 + np.exp(-bin_log_odds()))
+    alarms, hits = count_from(counts)
+    road, total = max(int(counts[1].sum()), 1), max(int(counts.sum()), 1)
+    f_measure, iou = 2 * hits / (hits + alarms + road), hits / (road + alarms)
+    half, best = LOG_ODDS_BINS // 2, int(np.argmax(f_measure))
+    surplus = sum(
+        row["pixels"] * abs(row["probability"] - row["road"]) for row in reliability(counts)
+    )
+    return {
+        "f1_at_half": 100.0 * float(f_measure[half]),
+        "iou_at_half": 100.0 * float(iou[half]),
+        "f1_at_best": 100.0 * float(f_measure[best]),
+        "iou_at_best": 100.0 * float(iou[best]),
+        "best_threshold": float(chance[best]),
+        "expected_calibration_error": 100.0 * surplus / total,
+    }
+
+
+def fit_calibration(counts):
+    """Fit the slope and offset that turn log-odds into true ones, by maximum likelihood.
+
+    counts: int64 of `log_odds_counts`, summed. Returns (slope, offset), (1, 0) where a
+    class is missing. (J. Platt: Probabilistic Outputs for Support Vector Machines, 1999; C. Guo et
+    al.: On Calibration of Modern Neural Networks, arXiv:1706.04599)
+    """
+    if not counts.sum(axis=1).all():
+        return 1.0, 0.0
+    (other, road), log_odds = counts / counts.sum(), bin_log_odds()
+
+    def loss(answer):
+        true = answer[0] * log_odds + answer[1]
+        return -(road @ scipy.special.log_expit(true) + other @ scipy.special.log_expit(-true))
+
+    return tuple(scipy.optimize.minimize(loss, (1.0, 0.0)).x.tolist())

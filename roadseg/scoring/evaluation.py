@@ -1,0 +1,112 @@
+"""Scores a network on labelled pictures, and makes its probabilities true."""
+
+import helper
+from roadseg import terminal
+from roadseg.answering.predictor import prediction_batch, predictor
+from roadseg.data.calibration_files import read_calibrations
+from roadseg.data.pictures import read_label
+from roadseg.files import write_json
+from roadseg.scoring.calibration import fit_calibration
+from roadseg.scoring.tally import Tally
+
+FAULTS_SHOWN = 5  # lines of one kind, of those that stop nothing
+
+
+def score_pictures(
+    predict, samples, data_set, image_shape, calibrations=None, after_each=lambda *_: None
+):
+    """Compare predictions with labels in the pictures' own size. Returns a Tally.
+
+    calibrations: {sample's name: birds_eye's matrices}, to score these from above too; after_each:
+    function (sample, picture, label, probabilities, calibration or None) to call after each.
+    """
+    tally, calibrations = Tally(data_set.classes), calibrations or {}
+    output = helper.gen_test_output(predict, samples, image_shape, prediction_batch())
+    for sample, picture, probabilities in output:
+        label, calibration = read_label(sample, data_set), calibrations.get(sample.name)
+        tally.add(label, probabilities, sample.category, calibration)
+        after_each(sample, picture, label, probabilities, calibration)
+    return tally
+
+
+def validator(network, own, samples, data_set, image_shape, after_each=lambda *_: None):
+    """Make the function () -> Tally of a network as it is then.
+
+    own: network that answers in its place, or the same one; the others: of `score_pictures`.
+    """
+    predict = predictor(own)
+
+    def validate():
+        if own is not network:
+            own.set_weights(network.get_weights())
+        return score_pictures(predict, samples, data_set, image_shape, after_each=after_each)
+
+    return validate
+
+
+def calibrate(network, samples, data_set, image_shape, folder):
+    """Fit what makes a network's probabilities true, and keep it in the run's calibration.json.
+
+    Returns the predictor that applies it. For more classes than two nothing is changed.
+    """
+    tally = score_pictures(predictor(network), samples, data_set, image_shape)
+    slope, offset = fit_calibration(tally.log_odds)
+    write_json(folder / "calibration.json", {"slope": slope, "offset": offset})
+    return predictor(network, (slope, offset))
+
+
+def score_run(predict, samples, data_set, settings, split, look=lambda *_: None):
+    """Score a network on a part of its data, in the layout of metrics.json.
+
+    look: function as after_each of `score_pictures`. Pictures without a whole calibration file are
+    left out of the scores from above, and named. Returns (what metrics.json holds, Tally).
+    """
+    calibrations, faults = read_calibrations(samples)
+    if faults:
+        terminal.say(
+            f"{len(faults)} of {len(samples)} pictures have no whole calibration file and are left "
+            f"out of the scores from above: {' '.join(faults)}\n"
+            + "\n".join(list(faults.values())[:FAULTS_SHOWN])
+        )
+    with terminal.progress(total=len(samples), desc="scoring", unit="picture") as bar:
+        shape = settings["image_shape"]
+        tally = score_pictures(
+            predict,
+            samples,
+            data_set,
+            shape,
+            calibrations,
+            after_each=lambda *seen: look(*seen) or bar.update(),
+        )
+    result = {name: settings[name] for name in ("dataset", "labels")} | {"split": split}
+    return result | tally.scores(), tally
+
+
+def score_table(result):
+    """Lay out the content of metrics.json as a short table for the terminal."""
+    lines = [
+        f"Scores on the {result['pictures']} pictures of the {result['split']} part, in percent",
+        f"({result['labels']})",
+    ]
+    columns = ("MaxF", "AP", "PRE", "REC", "IoU")
+    for view, title in (("perspective", "in the picture"), ("birds_eye", "seen from above")):
+        if view in result:
+            lines.append(f"{title:32}" + "".join(f"{column:>8}" for column in columns))
+        for name, scores in result.get(view, {}).items():
+            name = f"{name} ({scores['pictures']})"
+            lines.append(f"{name:32}" + "".join(f"{scores[column]:8.2f}" for column in columns))
+    if "perspective" not in result:
+        lines.append(f"{'each class':32}{'IoU':>8}")
+        for name, iou in result["classes"].items():
+            lines.append(f"{name:32}" + (f"{'none':>8}" if iou is None else f"{iou:8.2f}"))
+    for rule, max_f in result.get("simple_rules", {}).items():
+        lines.append(f"{'rule: ' + rule:32}{max_f:8.2f}")
+    if "calibration" in result:
+        scores = result["calibration"]
+        lines.append(
+            f"F1 {scores['f1_at_half']:.2f} at probability 0.5, {scores['f1_at_best']:.2f} at "
+            f"{scores['best_threshold']:.2f}; calibration error "
+            f"{scores['expected_calibration_error']:.2f}"
+        )
+    lines.append(f"accuracy {result['accuracy']:.2f}, mean IoU {result['mean_iou']:.2f}")
+    return "\n".join(lines)

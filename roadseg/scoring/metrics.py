@@ -1,0 +1,105 @@
+"""Numbers from labels and probabilities: intersection over union, KITTI's MaxF and AP, calibration.
+
+Everything is counted in int64 and summed over pictures first; scores are derived from the sums.
+NumPy only.
+"""
+
+import numpy as np
+
+from roadseg.data.pictures import VOID
+
+ROAD = 1  # the class index of road in two-class road sets
+CONFIDENCES = 256  # KITTI scores 8-bit confidences
+
+
+def confusion_matrix(label, prediction, classes):
+    """Count valid pixels by true and predicted class.
+
+    label, prediction: integer arrays of one shape, class indices; VOID in label does not count.
+    Returns int64 [classes, classes], rows true, columns predicted.
+    """
+    return count_pairs(label, prediction, (classes, classes))
+
+
+def count_pairs(label, values, shape):
+    """Count valid pixels by label and value: int64 of that shape."""
+    valid = label != VOID
+    pairs = label[valid].astype(np.int64) * shape[1] + values[valid]
+    return np.bincount(pairs, minlength=shape[0] * shape[1]).reshape(shape)
+
+
+def class_scores(confusion, names):
+    """Derive accuracy and intersection over union from a confusion matrix.
+
+    confusion: int64 [C, C], rows true; names: the C class names.
+    Returns {"accuracy", "mean_iou", "classes": {name: iou}}, percentages 0..100. A class that is
+    in neither label nor prediction has iou None and does not enter the mean; nor does anything
+    where there is no valid pixel.
+    """
+    hits = np.diag(confusion)
+    unions = confusion.sum(axis=0) + confusion.sum(axis=1) - hits
+    ious = {
+        name: 100.0 * hit / union if union else None
+        for name, hit, union in zip(names, hits.tolist(), unions.tolist(), strict=True)
+    }
+    present = [iou for iou in ious.values() if iou is not None]
+    return {
+        "accuracy": 100.0 * int(hits.sum()) / max(int(confusion.sum()), 1),
+        "mean_iou": sum(present) / max(len(present), 1),
+        "classes": ious,
+    }
+
+
+def confidence_counts(label, confidence):
+    """Count valid pixels by class (0 other, 1 road) and 8-bit confidence.
+
+    label: uint8 [H, W]; confidence: uint8 [H, W]. Returns int64 [2, 256].
+    """
+    return count_pairs(label, confidence, (2, CONFIDENCES))
+
+
+def count_from(counts):
+    """Sum counts [2, N] by threshold: how many of each class lie in bin k or above."""
+    return counts[:, ::-1].cumsum(axis=1)[:, ::-1]
+
+
+def precision_and_recall(counts):
+    """Return precision and recall, 0..1, at each of the 256 thresholds: two float64 [256].
+
+    counts: int64 [2, 256] of `confidence_counts`.
+    """
+    false_positive, true_positive = count_from(counts)
+    precision = true_positive / (true_positive + false_positive + 1e-10)
+    return precision, true_positive / max(int(counts[1].sum()), 1)
+
+
+def kitti_scores(counts):
+    """Score summed confidence counts as the KITTI Road benchmark does.
+
+    A pixel is called road at threshold k where its confidence is at least k, k = 0..255. MaxF is
+    the best F1 over k (the first k on ties) and PRE, REC, FPR, FNR and IoU are taken there; AP is
+    the mean over recalls 0, 0.1 .. 1 of the best precision at that recall or more.
+    (J. Fritsch, T. Kuehnl, A. Geiger: A New Performance Measure and Evaluation Benchmark for Road
+    Detection Algorithms, ITSC 2013; cvlibs.net/datasets/kitti/eval_road.php)
+
+    counts: int64 [2, 256] of `confidence_counts`, summed over pictures.
+    Returns percentages 0..100 and "threshold", the probability k / 255.
+    """
+    false_positive, true_positive = count_from(counts)
+    negatives, positives = (max(int(total), 1) for total in counts.sum(axis=1))
+    precision, recall = precision_and_recall(counts)
+    f_measure = 2 * precision * recall / (precision + recall + 1e-10)
+    best = int(np.argmax(f_measure))
+    # Whole numbers decide which recalls are reached: 0.3 is not exact in floating point.
+    reached = [precision[10 * true_positive >= tenth * positives] for tenth in range(11)]
+    scores = {
+        "MaxF": f_measure[best],
+        "AP": np.mean([values.max(initial=0.0) for values in reached]),
+        "PRE": precision[best],
+        "REC": recall[best],
+        "FPR": false_positive[best] / negatives,
+        "FNR": 1.0 - recall[best],
+        "IoU": true_positive[best] / max(positives + int(false_positive[best]), 1),
+    }
+    percentages = {name: 100.0 * float(value) for name, value in scores.items()}
+    return percentages | {"threshold": best / (CONFIDENCES - 1)}

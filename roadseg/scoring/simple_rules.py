@@ -1,0 +1,47 @@
+"""Two rules that need no network, as a baseline for every score."""
+
+import numpy as np
+
+from roadseg.data.pictures import read_image, read_label
+from roadseg.scoring import metrics
+from roadseg.scoring.metrics import ROAD
+
+
+def row_confidence(height, width):
+    """Call everything below the horizon road: confidence grows with the row alone.
+
+    The best threshold then is the best horizon. Returns uint8 [height, width].
+    """
+    rows = np.rint(255.0 * (np.arange(height) + 0.5) / height).astype(np.uint8)
+    return np.broadcast_to(rows[:, None], (height, width))
+
+
+def colour_confidence(picture, road_colour):
+    """Call everything road whose colour is near the mean colour of roads.
+
+    picture: uint8 [H, W, 3]; road_colour: [3], 0..255. Returns uint8 [H, W].
+    """
+    distance = np.linalg.norm(picture.astype(np.float32) - road_colour, axis=-1)
+    return (255.0 - np.minimum(distance, 255.0)).astype(np.uint8)
+
+
+def score_simple_rules(training, validation, data_set):
+    """Score two rules that need no network, each with its best threshold.
+
+    Returns {rule: MaxF in percent} on the validation part; the colour rule's mean road colour is
+    that of the training part.
+    """
+    colours = [
+        read_image(sample.picture)[read_label(sample, data_set) == ROAD] for sample in training
+    ]
+    road_colour = np.concatenate(colours).mean(axis=0)
+    rules = {
+        "all below the horizon": lambda picture: row_confidence(*picture.shape[:2]),
+        "near the road's mean colour": lambda picture: colour_confidence(picture, road_colour),
+    }
+    counts = dict.fromkeys(rules, 0)
+    for sample in validation:
+        picture, label = read_image(sample.picture), read_label(sample, data_set)
+        for rule, confidence in rules.items():
+            counts[rule] = counts[rule] + metrics.confidence_counts(label, confidence(picture))
+    return {rule: metrics.kitti_scores(count)["MaxF"] for rule, count in counts.items()}

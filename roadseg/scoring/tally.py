@@ -1,0 +1,76 @@
+"""Sums what each picture contributes to the scores. Scores are derived from the sums."""
+
+import numpy as np
+
+from roadseg.answering.painting import to_confidence
+from roadseg.data.pictures import VOID
+from roadseg.scoring import birds_eye
+from roadseg.scoring.calibration import LOG_ODDS_BINS, calibration_scores, log_odds_counts
+from roadseg.scoring.metrics import (
+    ROAD,
+    class_scores,
+    confidence_counts,
+    confusion_matrix,
+    kitti_scores,
+)
+
+
+class Tally:
+    """Sums what pictures contribute to the scores; its size does not depend on their number."""
+
+    def __init__(self, class_names):
+        self.class_names = tuple(class_names)
+        self.confusion = np.zeros((len(self.class_names),) * 2, np.int64)
+        self.pictures = {}  # category -> pictures counted
+        # View -> category -> (int64 [2, 256], pictures)
+        self.views = {"perspective": {}, "birds_eye": {}}
+        self.log_odds = np.zeros((2, LOG_ODDS_BINS), np.int64)
+        self.loss_sum = 0.0
+
+    def add(self, label, probabilities, category, calibration=None):
+        """Count one picture.
+
+        label: uint8 [H, W] class indices or VOID; probabilities: float32 [H, W, C] that sum to 1;
+        category: a word such as "um", scored by itself too; calibration: of
+        `calibration_files.read_calibration`, for the scores as seen from above.
+        """
+        valid = label != VOID
+        self.confusion += confusion_matrix(
+            label, probabilities.argmax(axis=-1), len(self.class_names)
+        )
+        true_class = np.where(valid, label, 0)[..., None]
+        chosen = np.take_along_axis(probabilities, true_class, axis=-1)[..., 0]
+        self.loss_sum += float(-np.log(np.maximum(chosen[valid], 1e-7)).sum())
+        self.pictures[category] = self.pictures.get(category, 0) + 1
+        if len(self.class_names) == 2:
+            self.log_odds += log_odds_counts(label, probabilities[..., ROAD])
+            confidence = to_confidence(probabilities[..., ROAD])
+            self._count("perspective", category, label, confidence)
+            if calibration is not None:
+                places = birds_eye.find_places(calibration, *label.shape)
+                label = birds_eye.look_down(label, places, VOID)
+                self._count("birds_eye", category, label, birds_eye.look_down(confidence, places))
+
+    def _count(self, view, category, label, confidence):
+        counts, pictures = self.views[view].get(category, (0, 0))
+        self.views[view][category] = (counts + confidence_counts(label, confidence), pictures + 1)
+
+    @property
+    def loss(self):
+        """Mean cross-entropy over all valid pixels, in nats."""
+        return self.loss_sum / max(int(self.confusion.sum()), 1)
+
+    def scores(self):
+        """Return the scores in the layout of metrics.json, without "dataset" and "split"."""
+        scores = {"pictures": sum(self.pictures.values())}
+        scores |= class_scores(self.confusion, self.class_names)
+        for view, categories in self.views.items():
+            if categories:
+                total = tuple(sum(parts) for parts in zip(*categories.values(), strict=True))
+                scores[view] = {
+                    name: kitti_scores(counts) | {"pictures": number}
+                    for name, (counts, number) in [("all", total), *sorted(categories.items())]
+                }
+        if self.views["perspective"]:
+            scores["calibration"] = calibration_scores(self.log_odds)
+        return scores
