@@ -57,13 +57,13 @@ def thoroughly(predict):
     the size of the pictures and at `OTHER_SCALES` of it.
     """
 
-    def resample(arrays, shape):
+    def resample_all(arrays, shape):
         return np.stack([resample(array, shape) for array in arrays])
 
     def predict_thoroughly(pictures):
         shape = pictures.shape[1:3]
-        others = [resample(pictures, scaled_shape(shape, scale)) for scale in OTHER_SCALES]
-        answers = [predict(pictures), *(resample(predict(other), shape) for other in others)]
+        others = [resample_all(pictures, scaled_shape(shape, scale)) for scale in OTHER_SCALES]
+        answers = [predict(pictures), *(resample_all(predict(other), shape) for other in others)]
         return np.mean(answers, axis=0)
 
     return predict_thoroughly
