@@ -27,7 +27,6 @@ import export
 import helper
 import main
 import predict
-import run_folder
 from roadseg.answering.predictor import PREDICTION_BATCH
 from roadseg.command_line import exit_status
 from roadseg.data import vgg_weights
@@ -38,8 +37,9 @@ from roadseg.engine import FLOAT32, faster_precision, keras, matrix_product_rate
 from roadseg.files import write_json
 from roadseg.scoring.evaluation import validator
 from roadseg.stopping import Stopping
+from roadseg.training import run_folder
+from roadseg.training.trainer import Training, take_step, train_epoch
 from trained_run import load_network
-from training import Training, take_step, train_epoch
 
 ALONE = "network alone in Keras"
 STEPS = "training steps alone"

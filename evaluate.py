@@ -16,7 +16,6 @@ import imageio.v3 as imageio
 import numpy as np
 
 import helper
-import run_folder
 from roadseg import terminal
 from roadseg.answering.painting import to_confidence
 from roadseg.answering.predictor import PREDICTION_BATCH, thoroughly
@@ -28,6 +27,7 @@ from roadseg.files import read_json, write_atomically, write_json
 from roadseg.scoring import birds_eye
 from roadseg.scoring.evaluation import score_run, score_table
 from roadseg.scoring.metrics import ROAD
+from roadseg.training import run_folder
 from trained_run import load_run
 
 OFFICIAL_TESTING_COUNT = 290

@@ -23,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 
-import run_folder
 from roadseg import terminal
 from roadseg.answering.predictor import predict_ahead, predictor, with_probabilities
 from roadseg.command_line import exit_status
@@ -32,6 +31,7 @@ from roadseg.data.pictures import read_image
 from roadseg.drawn import scenes
 from roadseg.engine import keras
 from roadseg.errors import UserError, WrongAnswerError
+from roadseg.training import run_folder
 from trained_run import load_network
 
 LARGEST_DIFFERENCE = 1e-4  # of probabilities

@@ -18,12 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-import checkpoint
 import gallery
 import helper
-import preparation
 import report
-from optimizer import CosineOfSteps, LayerwiseAdam
 from roadseg import devices, terminal
 from roadseg.answering.predictor import prediction_batch
 from roadseg.command_line import at_least, exit_status, positive_rate
@@ -37,7 +34,9 @@ from roadseg.files import write_json
 from roadseg.scoring.evaluation import calibrate, score_run, score_table, validator
 from roadseg.scoring.simple_rules import score_simple_rules
 from roadseg.stopping import Stopping
-from training import TRAINING_COST, Training, tell, train_epoch
+from roadseg.training import checkpoint, plan
+from roadseg.training.optimizer import CosineOfSteps, LayerwiseAdam
+from roadseg.training.trainer import TRAINING_COST, Training, tell, train_epoch
 
 VGG_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # (convolutions, channels) each
 # Pretrained layers that stay as they are: edges and textures are the same in every street, and
@@ -357,17 +356,15 @@ def run(settings, stopping):
     Several processes share the work; the first alone writes, validates and paints.
     """
     team = devices.team()
-    data_set, root, settings = team.first_then_others(
-        lambda: preparation.complete_settings(settings)
-    )
-    parts = preparation.choose_pictures(data_set, root, settings)
+    data_set, root, settings = team.first_then_others(lambda: plan.complete_settings(settings))
+    parts = plan.choose_pictures(data_set, root, settings)
     remembered = Path(settings["runs_dir"]) / ".checked.json"
     settings["data_digest"] = team.from_first(lambda: check_samples(parts, data_set, remembered))
     weights = team.first_then_others(
         lambda: vgg_weights.read(settings["vgg"], Path(settings["data_dir"]))
     )
     with contextlib.ExitStack() as lock, team.scope():
-        folder, decided = team.from_first(lambda: preparation.open_folder(settings, lock, data_set))
+        folder, decided = team.from_first(lambda: plan.open_folder(settings, lock, data_set))
         folder = Path(folder)
         if not decided:
             return folder
@@ -420,7 +417,7 @@ def train(network, own, folder, data_set, settings, samples, stopping):
     # Scaling Rules for Adaptive Gradient Algorithms, arXiv:2205.10287).
     rate = settings["learning_rate"] * math.sqrt(batch_size / settings["batch_size"])
     get_batches_fn = helper.gen_batch_function(training, data_set, shape, seed, share=team.share)
-    preparation.tell_plan(
+    plan.tell_plan(
         network, settings, trained=epochs * len(training), predicted=epochs * len(validation)
     )
     steps = epochs * math.ceil(len(training) / batch_size)

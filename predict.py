@@ -20,7 +20,6 @@ from pathlib import Path
 
 from PIL import Image
 
-import run_folder
 from roadseg import terminal
 from roadseg.answering import video
 from roadseg.answering.painting import choose_classes, encode_png, paint_classes, to_confidence
@@ -36,6 +35,7 @@ from roadseg.data.layouts import PICTURE_SUFFIXES
 from roadseg.data.pictures import WORKERS, map_ahead, read_image
 from roadseg.errors import FaultyPicturesError, UserError
 from roadseg.files import written_whole
+from roadseg.training import run_folder
 from trained_run import load_run
 
 SUFFIXES = (*PICTURE_SUFFIXES, *video.SUFFIXES, ".gif")  # what is looked for in folders

@@ -22,7 +22,6 @@ import pytest
 import scipy.special
 from PIL import Image
 
-import checkpoint
 import main
 from main import keras
 from roadseg import engine
@@ -31,6 +30,7 @@ from roadseg.data import vgg_weights
 from roadseg.data.layouts import Sample
 from roadseg.data.pictures import VOID, read_image, read_label
 from roadseg.errors import UserError
+from roadseg.training import checkpoint
 from tests.by_hand import losses_by_hand, patchwork_labels, weights_by_hand
 from tests.small import (
     HERE,

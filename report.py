@@ -11,10 +11,10 @@ import string
 import sys
 from pathlib import Path
 
-import run_folder
 from roadseg.data.datasets import DATASETS, row_of
 from roadseg.errors import UserError
 from roadseg.files import read_json, write_atomically
+from roadseg.training import run_folder
 
 HERE = Path(__file__).parent
 WIDTH, HEIGHT = 360, 230  # of a chart, SVG units

@@ -1,6 +1,5 @@
 """Brings a trained run back, ready to answer."""
 
-import checkpoint
 from main import layers, load_vgg
 from roadseg.answering.predictor import predictor
 from roadseg.data import vgg_weights
@@ -8,6 +7,7 @@ from roadseg.data.datasets import row_of
 from roadseg.engine import answering_precision, keras
 from roadseg.errors import UserError
 from roadseg.files import read_json
+from roadseg.training import checkpoint
 
 
 def load_network(folder, precision=None):

@@ -16,10 +16,10 @@ from statistics import mean
 
 from roadseg.errors import UserError
 from roadseg.files import read_json
+from roadseg.training import run_folder
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import run_folder
 
 NOT_COMPARED = ("--data-dir", "--runs-dir", "--run", "--seed")
 HEAD = ("trial", "score of seeds", "mean", "difference", "validation loss, the least", "minutes")

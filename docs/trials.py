@@ -16,12 +16,12 @@ import numpy as np
 
 from roadseg.data import augmentation
 from roadseg.data.pictures import VOID, read_image, read_label, resample
+from roadseg.training import optimizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import helper
 import main
-import optimizer
 from roadseg.engine import keras
 
 BACKGROUND = (255, 0, 0)

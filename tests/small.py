@@ -19,6 +19,7 @@ from roadseg.answering.predictor import predictor
 from roadseg.data.datasets import DATASETS
 from roadseg.data.pictures import VOID
 from roadseg.scoring.tally import Tally
+from roadseg.training import trainer
 
 HERE = Path(__file__).parent.parent
 REAL_SAMPLES = HERE.parent / "shared" / "data" / "kitti_samples"
@@ -85,7 +86,7 @@ def train_one_batch(folder, network, batch, epochs, total_epochs, rate, stopping
                 stopping.check()
         return tally
 
-    state = main.Training(network, make_trainer, folder)
+    state = trainer.Training(network, make_trainer, folder)
     main.train_nn(state, repeat(batch, 20), epochs, 2, validate, stopping)
     return validate
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import checkpoint
 import main
 from roadseg.errors import TrainingError, UserError
+from roadseg.training import checkpoint, trainer
 from tests.small import even_tally, one_batch, repeat, small_network
 
 
@@ -117,7 +117,7 @@ def test_a_save_that_is_cut_off_anywhere_leaves_a_whole_state(saved, step, monke
 def test_a_full_disk_ends_training_and_keeps_what_was_saved(tmp_path, monkeypatch):
     network = small_network()
     make_trainer = functools.partial(main.optimize, network, 1e-3, 10)
-    state = main.Training(network, make_trainer, tmp_path)
+    state = trainer.Training(network, make_trainer, tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
     def write_half(path, **_):
@@ -135,7 +135,7 @@ def test_a_full_disk_ends_training_and_keeps_what_was_saved(tmp_path, monkeypatc
 def test_a_folder_that_vanished_ends_training_with_one_line(tmp_path):
     network, folder = small_network(), tmp_path / "run"
     folder.mkdir()
-    state = main.Training(network, functools.partial(main.optimize, network, 1e-3, 10), folder)
+    state = trainer.Training(network, functools.partial(main.optimize, network, 1e-3, 10), folder)
 
     def vanish():
         shutil.rmtree(folder)

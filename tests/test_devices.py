@@ -12,11 +12,11 @@ import tracemalloc
 import numpy as np
 import pytest
 
-import checkpoint
 import helper
 import main
 from main import keras
 from roadseg import devices as module_devices
+from roadseg.training import checkpoint
 from tests.small import HERE, KITTI, error_line, needs_jax, run_main
 
 AS_SEVERAL = """
@@ -25,12 +25,13 @@ if os.environ["KERAS_BACKEND"] == "tensorflow":
     import tensorflow as tf
     (cpu,), one = tf.config.list_physical_devices("CPU"), tf.config.LogicalDeviceConfiguration()
     tf.config.set_logical_device_configuration(cpu, [one] * int(os.environ["DEVICES"]))
-import main, training
+import main
+from roadseg.training import trainer
 from tests.small import NARROW_BLOCKS
 main.load_vgg.__defaults__ = NARROW_BLOCKS, 8
 # The devices of TensorFlow drop the same places of different pictures.
 main.DROPOUT |= dict.fromkeys(main.DROPOUT, 1e-9)
-training.SAVE_SECONDS = 2
+trainer.SAVE_SECONDS = 2
 sys.exit(main.main(sys.argv[1:]))
 """
 

@@ -12,20 +12,18 @@ from types import SimpleNamespace
 
 import pytest
 
-import checkpoint
-import preparation
-import run_folder
 from roadseg.data.datasets import DATASETS
 from roadseg.engine import keras
 from roadseg.errors import UserError
 from roadseg.files import write_atomically
+from roadseg.training import checkpoint, plan, run_folder
 from tests.small import HERE, error_line, run_kitti, run_main, run_predict
 
 
 def test_a_run_has_one_process_at_a_time(tmp_path):
     with run_folder.lock_run(tmp_path):
         code = (
-            "import pathlib, run_folder, sys\n"
+            "import pathlib, sys\nfrom roadseg.training import run_folder\n"
             "with run_folder.lock_run(pathlib.Path(sys.argv[1])): pass\n"
         )
         command = [sys.executable, "-c", code, tmp_path]
@@ -82,7 +80,7 @@ def test_a_gpu_sees_each_picture_more_often_and_a_run_keeps_its_number(tmp_path,
         monkeypatch.setattr(keras.distribution, "list_devices", lambda: [device])
         with contextlib.ExitStack() as lock:
             here = settings | {"run": run, "epochs": said}
-            _, decided = preparation.open_folder(here, lock, DATASETS["camvid"])
+            _, decided = plan.open_folder(here, lock, DATASETS["camvid"])
         assert run_folder.earlier_settings(tmp_path / run)["epochs"] == decided["epochs"]
         return decided["epochs"]
 

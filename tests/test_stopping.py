@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-import checkpoint
+from roadseg.training import checkpoint
 from tests.small import HERE, needs_jax
 
 
@@ -45,7 +45,8 @@ def test_a_second_signal_ends_the_program_at_once(number):
 def run_process(arguments, folder, save_seconds, environment=()):
     """Start the program in a process of its own, with its output in folder/log."""
     code = (
-        f"import training, main, sys\ntraining.SAVE_SECONDS = {save_seconds}\n"
+        f"import main, sys\nfrom roadseg.training import trainer\n"
+        f"trainer.SAVE_SECONDS = {save_seconds}\n"
         f"sys.exit(main.main({[str(argument) for argument in arguments]}))"
     )
     with (folder / "log").open("a") as log:

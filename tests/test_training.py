@@ -9,16 +9,15 @@ import signal
 import numpy as np
 import pytest
 
-import checkpoint
 import main
 import trained_run
-import training
 from main import keras
 from roadseg import engine, stopping
 from roadseg.answering.predictor import predictor
 from roadseg.data.pictures import VOID
 from roadseg.errors import LossError, StopRequest, TrainingError
 from roadseg.scoring.evaluation import score_pictures
+from roadseg.training import checkpoint, trainer
 from tests.small import (
     SMALL_BLOCKS,
     even_tally,
@@ -33,7 +32,7 @@ from tests.small import (
 def test_averaged_weights_are_validated_and_kept(tmp_path, monkeypatch):
     """And training goes on from the weights that are not averaged."""
     network = small_network()
-    taken, losses, take_step = [], [], training.take_step
+    taken, losses, take_step = [], [], trainer.take_step
 
     def recorded_step(*arguments):
         losses.append(take_step(*arguments))
@@ -49,11 +48,11 @@ def test_averaged_weights_are_validated_and_kept(tmp_path, monkeypatch):
             np.testing.assert_allclose(here, expected, atol=1e-6)
         return even_tally()
 
-    monkeypatch.setattr(training, "take_step", recorded_step)
+    monkeypatch.setattr(trainer, "take_step", recorded_step)
     monkeypatch.setattr(main, "AVERAGED_SHARE", 0.5)
     make_trainer = functools.partial(main.optimize, network, 1e-2, 40)
     main.train_nn(
-        main.Training(network, make_trainer, tmp_path),
+        trainer.Training(network, make_trainer, tmp_path),
         repeat(one_batch((32, 64)), 3),
         2,
         2,
@@ -82,7 +81,7 @@ def test_pretrained_edges_stay_as_they_are_and_outlive_a_kill(tmp_path, random):
     moved = {v.path for v in network.weights if not np.array_equal(v.numpy(), before[v.path])}
     assert set(before) - moved == {"block1_conv1/kernel", "block1_conv1/bias"}
     last = small_network()
-    training.Training(last, functools.partial(main.optimize, last, 1e-2, 20), tmp_path)
+    trainer.Training(last, functools.partial(main.optimize, last, 1e-2, 20), tmp_path)
     np.testing.assert_array_equal(
         last.get_layer("block1_conv1").kernel.numpy(), before["block1_conv1/kernel"]
     )
@@ -193,7 +192,7 @@ def test_nan_goes_back_three_times_and_then_gives_up(tmp_path, capsys):
         rates.append(float(trainer.optimizer.learning_rate))
         return trainer
 
-    state = main.Training(network, make_trainer, tmp_path)
+    state = trainer.Training(network, make_trainer, tmp_path)
     with pytest.raises(TrainingError, match=r"nan at epoch 1, step 2, on one two.*--learning"):
         main.train_nn(state, get_batches_fn, 1, 2, validate=None)
     assert np.allclose(np.array(rates) / rates[0], [1, 1 / 2, 1 / 4, 1 / 8])
@@ -205,7 +204,7 @@ def test_nan_goes_back_three_times_and_then_gives_up(tmp_path, capsys):
 
 def test_a_weight_that_is_no_number_is_never_saved(tmp_path):
     network = small_network()
-    state = main.Training(network, functools.partial(main.optimize, network, 1e-3, 10), tmp_path)
+    state = trainer.Training(network, functools.partial(main.optimize, network, 1e-3, 10), tmp_path)
     saved = state_files(tmp_path)
     network.get_layer("fc6").bias.assign(np.full(8, np.nan))
     with pytest.raises(LossError):
@@ -230,7 +229,7 @@ def test_a_batch_that_does_not_fit_is_cut_and_its_gradients_added(tmp_path, monk
         (tmp_path / name).mkdir()
         network = small_network()
         make_trainer = functools.partial(main.optimize, network, 1e-3, 2)
-        state = main.Training(network, make_trainer, tmp_path / name)
+        state = trainer.Training(network, make_trainer, tmp_path / name)
         main.train_nn(state, repeat((pictures, labels), 2), 1, 2, even_tally)
         weights[name] = network.get_weights()
         arrays, progress = checkpoint.load(tmp_path / name, print)
@@ -239,7 +238,7 @@ def test_a_batch_that_does_not_fit_is_cut_and_its_gradients_added(tmp_path, monk
         np.testing.assert_allclose(parts, whole, atol=1e-5)
     assert capsys.readouterr().out.count("cut into 2 parts") == 1
     assert json.loads((tmp_path / "parts" / "settings.json").read_text()) == {"parts": 2}
-    resumed = main.Training(network, make_trainer, tmp_path / "parts")
+    resumed = trainer.Training(network, make_trainer, tmp_path / "parts")
     assert int(resumed.trainer.optimizer.iterations) == 2
     with pytest.raises(TrainingError, match="smaller --image-shape"):
         state.cut_batches("no memory", batch_size=2)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import scipy.special
 
-import checkpoint
 import main
 from roadseg.data import vgg_weights
 from roadseg.data.pictures import VOID
 from roadseg.engine import keras
+from roadseg.training import checkpoint
 from tests.by_hand import losses_by_hand, patchwork_labels, weights_by_hand
 from tests.small import HERE, small_network
 

@@ -11,11 +11,10 @@ import time
 
 import numpy as np
 
-import checkpoint
-import run_folder
 from roadseg import devices, terminal
 from roadseg.engine import keras
 from roadseg.errors import LossError, MemoryShortError, TrainingError
+from roadseg.training import checkpoint, run_folder
 
 SAVE_SECONDS = 180  # between two checkpoints within an epoch
 MAXIMUM_RETURNS = 3  # to an earlier state, because the loss was no number

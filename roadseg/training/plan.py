@@ -6,12 +6,11 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-import checkpoint
 import helper
-import run_folder
 from roadseg import devices, terminal
 from roadseg.data.layouts import spread
 from roadseg.engine import device_kind, device_names, expected_seconds, faster_precision, keras
+from roadseg.training import checkpoint, run_folder
 
 # Of a data set's epochs, which are what processors have time for: the last of the quality comes
 # slowly (docs/experiments.md).
