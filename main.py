@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-import gallery
 import helper
 import report
 from roadseg import devices, terminal
@@ -31,6 +30,7 @@ from roadseg.data.pictures import VOID
 from roadseg.engine import PRECISIONS, answering_precision, keras, warn_about_idle_gpu
 from roadseg.errors import LossError, MemoryShortError, StopRequest, TrainingError
 from roadseg.files import write_json
+from roadseg.page import gallery
 from roadseg.scoring.evaluation import calibrate, score_run, score_table, validator
 from roadseg.scoring.simple_rules import score_simple_rules
 from roadseg.stopping import Stopping

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import gallery
 import report
 from roadseg.data.datasets import DATASETS
 from roadseg.data.layouts import Sample
 from roadseg.data.pictures import VOID
+from roadseg.page import gallery
 from tests.small import error_line, run_camvid
 
 
