@@ -25,8 +25,8 @@ import numpy as np
 
 import export
 import helper
-import main
 import predict
+from main import BATCH_SIZE, LEARNING_RATE, build_networks, load_network, optimize
 from roadseg.answering.predictor import PREDICTION_BATCH
 from roadseg.command_line import exit_status
 from roadseg.data import vgg_weights
@@ -39,7 +39,6 @@ from roadseg.scoring.evaluation import validator
 from roadseg.stopping import Stopping
 from roadseg.training import run_folder
 from roadseg.training.trainer import Training, take_step, train_epoch
-from trained_run import load_network
 
 ALONE = "network alone in Keras"
 STEPS = "training steps alone"
@@ -63,17 +62,17 @@ def parse_settings(arguments=None):
     return parser.parse_args(arguments)
 
 
-def build_networks(training_precision):
+def build_untrained(training_precision):
     """Build what `main.build_networks` does, with an untrained head."""
     weights = vgg_weights.read("conv", Path(__file__).parent / "data")
     settings = {"precision": "auto", "training_precision": training_precision}
-    return main.build_networks(weights, len(DATASETS["synthetic"].classes), settings)
+    return build_networks(weights, len(DATASETS["synthetic"].classes), settings)
 
 
 def make_run(folder, image_shape):
     """Make the folder of a run with an untrained head."""
     folder.mkdir(parents=True)
-    network, _ = build_networks(FLOAT32)
+    network, _ = build_untrained(FLOAT32)
     network.save_weights(folder / "best.weights.h5")
     write_json(
         folder / "settings.json",
@@ -161,18 +160,18 @@ def measure_training(folder, precision):
     samples, _ = data_set.find(folder / "data")
     training_part, validation = data_set.split(samples, 0)
     get_batches_fn = helper.gen_batch_function(training_part, data_set, NETWORK_SHAPE)
-    network, own = build_networks(precision)
-    make_trainer = functools.partial(main.optimize, network, main.LEARNING_RATE, 1000)
+    network, own = build_untrained(precision)
+    make_trainer = functools.partial(optimize, network, LEARNING_RATE, 1000)
     state = Training(network, make_trainer, run_folder.open_run(folder, "run"))
-    pictures, labels = next(get_batches_fn(main.BATCH_SIZE))
+    pictures, labels = next(get_batches_fn(BATCH_SIZE))
     validate = validator(network, own, validation, data_set, NETWORK_SHAPE)
 
     def read(_):
-        for _ in get_batches_fn(main.BATCH_SIZE):
+        for _ in get_batches_fn(BATCH_SIZE):
             pass
 
     def epoch(_):
-        train_epoch(state, get_batches_fn, main.BATCH_SIZE, Stopping())
+        train_epoch(state, get_batches_fn, BATCH_SIZE, Stopping())
         state.finish_epoch(validate)
         state.save()
 
@@ -256,10 +255,10 @@ def processor():
         return platform.processor()
 
 
-def run(arguments=None):
+def main(arguments=None):
     """Run from the command line. Returns the exit status."""
     return exit_status(lambda _: bench(parse_settings(arguments)))
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(main())

@@ -16,6 +16,7 @@ import imageio.v3 as imageio
 import numpy as np
 
 import helper
+from main import load_run
 from roadseg import terminal
 from roadseg.answering.painting import to_confidence
 from roadseg.answering.predictor import PREDICTION_BATCH, thoroughly
@@ -28,7 +29,6 @@ from roadseg.scoring import birds_eye
 from roadseg.scoring.evaluation import score_run, score_table
 from roadseg.scoring.metrics import ROAD
 from roadseg.training import run_folder
-from trained_run import load_run
 
 OFFICIAL_TESTING_COUNT = 290
 ADVICE = (
@@ -121,10 +121,10 @@ def read_submission(path):
     return confidences
 
 
-def run(arguments=None):
+def main(arguments=None):
     """Run from the command line. Returns the exit status."""
     return exit_status(lambda _: evaluate(parse_settings(arguments)))
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(main())

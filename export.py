@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from main import load_network
 from roadseg import terminal
 from roadseg.answering.predictor import predict_ahead, predictor, with_probabilities
 from roadseg.command_line import exit_status
@@ -32,7 +33,6 @@ from roadseg.drawn import scenes
 from roadseg.engine import keras
 from roadseg.errors import UserError, WrongAnswerError
 from roadseg.training import run_folder
-from trained_run import load_network
 
 LARGEST_DIFFERENCE = 1e-4  # of probabilities
 CHECKED_PICTURES = 4
@@ -261,10 +261,10 @@ def publish(source, target):
         os.replace(path, target / path.name)
 
 
-def run(arguments=None):
+def main(arguments=None):
     """Run from the command line. Returns the exit status."""
     return exit_status(lambda _: export(parse_settings(arguments)))
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(main())

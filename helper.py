@@ -12,7 +12,7 @@ import numpy as np
 
 from roadseg import terminal
 from roadseg.answering.painting import encode_png, paint_classes
-from roadseg.answering.predictor import predict_ahead
+from roadseg.answering.predictor import predict_samples
 from roadseg.data import download, vgg_weights
 from roadseg.data.augmentation import augment
 from roadseg.data.datasets import DATASETS
@@ -127,18 +127,8 @@ def _free_memory_bytes():
 
 
 def gen_test_output(predict, samples, image_shape, batch_size=1):
-    """Predict pictures, in their own size.
-
-    predict, image_shape, batch_size: of `predict_ahead`. Yields (sample, picture uint8 [H, W, 3],
-    probabilities float32 [H, W, C]) for each sample. Raises UserError for one that can't be read.
-    """
-    return predict_ahead(
-        predict,
-        samples,
-        lambda sample: read_image(sample.picture),
-        lambda _: image_shape,
-        batch_size,
-    )
+    """Predict pictures in their own size: `answering.predictor.predict_samples`."""
+    return predict_samples(predict, samples, image_shape, batch_size)
 
 
 def save_inference_samples(

@@ -21,15 +21,15 @@ import numpy as np
 import helper
 import report
 from roadseg import devices, terminal
-from roadseg.answering.predictor import prediction_batch
+from roadseg.answering.predictor import prediction_batch, predictor
 from roadseg.command_line import at_least, exit_status, positive_rate
 from roadseg.data import augmentation, vgg_weights
 from roadseg.data.check import check_samples
-from roadseg.data.datasets import DATASETS
+from roadseg.data.datasets import DATASETS, row_of
 from roadseg.data.pictures import VOID
 from roadseg.engine import PRECISIONS, answering_precision, keras, warn_about_idle_gpu
-from roadseg.errors import LossError, MemoryShortError, StopRequest, TrainingError
-from roadseg.files import write_json
+from roadseg.errors import LossError, MemoryShortError, StopRequest, TrainingError, UserError
+from roadseg.files import read_json, write_json
 from roadseg.page import gallery
 from roadseg.scoring.evaluation import calibrate, score_run, score_table, validator
 from roadseg.scoring.simple_rules import score_simple_rules
@@ -350,13 +350,17 @@ def train_nn(training, get_batches_fn, epochs, batch_size, validate, stopping=No
 # --- run ------------------------------------------------------------------------------------------
 
 
-def run(settings, stopping):
-    """Train a network and write the run's folder, as the settings say. Returns the folder.
+def run(arguments, stopping):
+    """Train a network and write the run's folder, as the arguments say. Returns the folder.
 
-    Several processes share the work; the first alone writes, validates and paints.
+    arguments: of `parse_settings`. Several processes share the work; the first alone writes,
+    validates and paints.
     """
     team = devices.team()
-    data_set, root, settings = team.first_then_others(lambda: plan.complete_settings(settings))
+    used, data_set, root = team.first_then_others(
+        lambda: helper.prepare_data_set(arguments.dataset, arguments.data_dir)
+    )
+    settings = plan.complete_settings(arguments, used, data_set)
     parts = plan.choose_pictures(data_set, root, settings)
     remembered = Path(settings["runs_dir"]) / ".checked.json"
     settings["data_digest"] = team.from_first(lambda: check_samples(parts, data_set, remembered))
@@ -452,6 +456,40 @@ def write_results(network, folder, data_set, settings, parts):
     write_json(folder / "metrics.json", result)
     page = report.write(folder)
     terminal.say(f"\n{score_table(result)}\n\neverything on one page: {page}")
+
+
+# --- a trained run, brought back ------------------------------------------------------------------
+
+
+def load_network(folder, precision=None):
+    """Bring a trained run's network back.
+
+    folder: of the run; precision: of the inner layers, default: as the run's settings say.
+    Returns (network of `layers`, (slope, offset) of its calibration, row of DATASETS, settings).
+    Raises UserError where the run has no weights, or damaged ones.
+    """
+    settings, weights = read_json(folder / "settings.json"), folder / checkpoint.BEST
+    if not weights.is_file():
+        raise UserError(f"{weights}: not found; this run has not trained a whole epoch yet")
+    data_set = row_of(settings)
+    keras.config.set_dtype_policy(precision or answering_precision(settings))
+    network = layers(load_vgg(vgg_weights.read(str(weights), folder)), len(data_set.classes))
+    try:
+        network.load_weights(weights)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{weights}: damaged, or of another network ({error})") from error
+    fit = folder / "calibration.json"
+    fit = read_json(fit) if fit.is_file() else {"slope": 1.0, "offset": 0.0}
+    return network, (fit["slope"], fit["offset"]), data_set, settings
+
+
+def load_run(folder):
+    """Bring a trained run back: returns (predictor, row of DATASETS, settings)."""
+    network, calibration, data_set, settings = load_network(folder)
+    return predictor(network, calibration), data_set, settings
+
+
+# --- command line ---------------------------------------------------------------------------------
 
 
 def main(arguments=None):

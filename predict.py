@@ -20,6 +20,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from main import load_run
 from roadseg import terminal
 from roadseg.answering import video
 from roadseg.answering.painting import choose_classes, encode_png, paint_classes, to_confidence
@@ -36,7 +37,6 @@ from roadseg.data.pictures import WORKERS, map_ahead, read_image
 from roadseg.errors import FaultyPicturesError, UserError
 from roadseg.files import written_whole
 from roadseg.training import run_folder
-from trained_run import load_run
 
 SUFFIXES = (*PICTURE_SUFFIXES, *video.SUFFIXES, ".gif")  # what is looked for in folders
 
@@ -299,10 +299,10 @@ def open_target(files, path, codec, source):
     return files.enter_context(codec.writing(temporary, source))
 
 
-def run(arguments=None):
+def main(arguments=None):
     """Run from the command line. Returns the exit status."""
     return exit_status(lambda stopping: predict_sources(parse_settings(arguments), stopping))
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(main())

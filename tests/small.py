@@ -109,11 +109,11 @@ def repeat(batch, times):
 
 
 def run_predict(trained, *arguments):
-    return predict.run([str(argument) for argument in (trained, *arguments)])
+    return predict.main([str(argument) for argument in (trained, *arguments)])
 
 
 def run_export(*arguments):
-    return export.run([str(argument) for argument in arguments])
+    return export.main([str(argument) for argument in arguments])
 
 
 def write_video(

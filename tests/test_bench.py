@@ -18,7 +18,7 @@ def test_the_bench_measures_all_it_names_and_writes_it_down(narrow, tmp_path, mo
     monkeypatch.setattr(bench, "DRAWN", 4)
     saved_model = {"saved_model": export.FORMATS["saved_model"]}
     monkeypatch.setattr(export, "FORMATS", saved_model)
-    assert bench.run(["--json", str(tmp_path / "bench.json")]) == 0
+    assert bench.main(["--json", str(tmp_path / "bench.json")]) == 0
     written = json.loads((tmp_path / "bench.json").read_text())
     printed = capsys.readouterr().out
     for part, count in {"training": 4, "prediction": 5}.items():

@@ -177,7 +177,7 @@ def test_a_run_on_somebodys_own_pictures(own, capsys):
     assert "räume" in (run / "report.html").read_text()
     assert run_predict(run, own / "testing", "--save", "mask", "probability") == 0
     assert read_numbers(run / "predictions" / "new_mask.png").max() <= 2
-    assert evaluate.run([str(run)]) == 0
+    assert evaluate.main([str(run)]) == 0
     assert json.loads((run / "metrics.json").read_text()) == result
     (own / "classes.txt").write_text("ground\nroad\nräume\n", encoding="utf-8")
     capsys.readouterr()

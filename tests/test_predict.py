@@ -10,7 +10,6 @@ from PIL import Image
 import export
 import helper
 import main
-import trained_run
 from main import keras
 from roadseg.answering.predictor import in_tiles
 from roadseg.data.pictures import read_image, read_numbers, resample
@@ -108,7 +107,7 @@ def test_globs_and_files_go_to_the_runs_folder_and_nothing_is_overwritten(
 
 
 def test_a_picture_has_the_same_probabilities_alone_in_a_batch_and_in_validation(trained):
-    road, data_set, settings = trained_run.load_run(trained)
+    road, data_set, settings = main.load_run(trained)
     labelled, _ = data_set.find(Path(settings["data_dir"]) / "data_road")
     samples, shape = labelled[:4], settings["image_shape"]
     together = [seen[2] for seen in helper.gen_test_output(road, samples, shape, 4)]
@@ -185,7 +184,7 @@ def test_a_scale_is_that_of_the_picture(trained, tmp_path, random):
     picture = random.integers(0, 256, (64, 100, 3), dtype=np.uint8)
     Image.fromarray(picture).save(tmp_path / "a.png")
     Image.fromarray(picture[:30, :40]).save(tmp_path / "of another size.png")
-    network, _ = trained_run.load_run(trained)[:2]
+    network, _ = main.load_run(trained)[:2]
     for scale, shape in ((1, (64, 96)), (0.5, (32, 64))):
         assert (
             run_predict(
@@ -209,7 +208,7 @@ def test_a_thorough_answer_is_the_mean_of_those_at_three_sizes(trained, drawn, t
     street = next((drawn / "data_road" / "testing" / "image_2").iterdir())
     picture = read_image(street, (128, 192))
     Image.fromarray(picture).save(tmp_path / "a.png")
-    network, _ = trained_run.load_run(trained)[:2]
+    network, _ = main.load_run(trained)[:2]
     assert (
         run_predict(
             trained,

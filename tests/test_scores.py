@@ -13,7 +13,7 @@ import scipy.special
 from PIL import Image
 
 import evaluate
-import trained_run
+import main
 from roadseg.answering.predictor import predictor
 from roadseg.data import calibration_files
 from roadseg.data.calibration_files import read_calibrations
@@ -242,12 +242,12 @@ def test_evaluating_a_run_gives_the_scores_of_its_training(trained, capsys, tmp_
     assert before["birds_eye"]["all"]["pictures"] == before["pictures"] == 3
     metrics_path = tmp_path / "run" / "metrics.json"
     metrics_path.write_text(json.dumps(before | {"accuracy": 1.0}))
-    assert evaluate.run([str(tmp_path / "run")]) == 0
+    assert evaluate.main([str(tmp_path / "run")]) == 0
     assert (after := json.loads(metrics_path.read_text())) == before
     capsys.readouterr()
-    assert evaluate.run([str(tmp_path / "run"), "--part", "training"]) == 0
+    assert evaluate.main([str(tmp_path / "run"), "--part", "training"]) == 0
     assert "12 pictures of the training part" in capsys.readouterr().out
-    assert evaluate.run([str(tmp_path / "run"), "--thorough"]) == 0
+    assert evaluate.main([str(tmp_path / "run"), "--thorough"]) == 0
     assert "3 pictures of the validation part" in capsys.readouterr().out
     assert json.loads(metrics_path.read_text()) == after
 
@@ -259,7 +259,7 @@ def test_a_run_keeps_what_makes_its_probabilities_true(trained, tmp_path):
     (plain / "calibration.json").unlink()
     losses = []
     for folder in (trained, plain):
-        predict, data_set, settings = trained_run.load_run(folder)
+        predict, data_set, settings = main.load_run(folder)
         labelled, _ = data_set.find(Path(settings["data_dir"]) / "data_road")
         _, validation = data_set.split(labelled, 0)
         tally = score_pictures(predict, validation, data_set, settings["image_shape"])
@@ -268,13 +268,13 @@ def test_a_run_keeps_what_makes_its_probabilities_true(trained, tmp_path):
 
 
 def test_a_run_that_is_not_there_gives_one_line(trained, tmp_path, capsys):
-    assert evaluate.run([str(tmp_path / "nothing")]) == 2
+    assert evaluate.main([str(tmp_path / "nothing")]) == 2
     assert "no run found" in error_line(capsys)
     shutil.copytree(trained, tmp_path / "run")
     weights = tmp_path / "run" / "best.weights.h5"
     for content in (b"", weights.read_bytes()[:5000]):
         weights.write_bytes(content)
-        assert evaluate.run([str(tmp_path / "run")]) == 2
+        assert evaluate.main([str(tmp_path / "run")]) == 2
         assert "best.weights.h5" in error_line(capsys)
 
 
@@ -315,5 +315,5 @@ def test_a_submission_is_what_kittis_server_takes(drawn, tmp_path, random):
 
 def test_no_submission_without_kittis_testing_pictures(trained, tmp_path, capsys):
     path = tmp_path / "submission.zip"
-    assert evaluate.run([str(trained), "--submission", str(path)]) == 2
+    assert evaluate.main([str(trained), "--submission", str(path)]) == 2
     assert "3 testing pictures" in error_line(capsys) and not path.exists()

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import main
-import trained_run
 from main import keras
 from roadseg import engine, stopping
 from roadseg.answering.predictor import predictor
@@ -121,7 +120,7 @@ def test_a_run_goes_on_in_the_precision_it_began_with(narrow, drawn, tmp_path, m
         set_rates(monkeypatch, 1e9, rate)
         assert run_kitti(drawn, tmp_path, "--epochs", epochs) == 0
     assert seen == [["bfloat16", "float32"]] * 2
-    network, _, data_set, settings = trained_run.load_network(tmp_path / "first")
+    network, _, data_set, settings = main.load_network(tmp_path / "first")
     assert network.get_layer("fc6").compute_dtype == "float32"
     _, validation = data_set.split(data_set.find(drawn / "data_road")[0], 0)
     predict = predictor(network)

@@ -219,7 +219,7 @@ def test_a_long_video_takes_no_more_memory_than_a_short_one(trained, tmp_path):
             shape=(1080, 1920),
         )
         script = (
-            "import predict, resource, sys; status = predict.run(sys.argv[1:]);"
+            "import predict, resource, sys; status = predict.main(sys.argv[1:]);"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(status)"
         )
         command = [sys.executable, "-c", script, trained, path, "--output", tmp_path]

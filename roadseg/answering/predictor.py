@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 from roadseg import devices
-from roadseg.data.pictures import WORKERS, map_ahead, resample
+from roadseg.data.pictures import WORKERS, map_ahead, read_image, resample
 from roadseg.engine import keras
 
 PREDICTION_BATCH = 4  # pictures on each device
@@ -145,3 +145,19 @@ def predict_ahead(predict, items, read, choose_shape, batch_size):
                     yield item, picture, probabilities
 
     return map_ahead(enlarge, predicted(), WORKERS)
+
+
+def predict_samples(predict, samples, image_shape, batch_size=1):
+    """Predict the pictures of samples, in their own size.
+
+    predict, batch_size: of `predict_ahead`; image_shape: (height, width) to predict at. Yields
+    (sample, picture uint8 [H, W, 3], probabilities float32 [H, W, C]) for each sample. Raises
+    UserError for one that can't be read.
+    """
+    return predict_ahead(
+        predict,
+        samples,
+        lambda sample: read_image(sample.picture),
+        lambda _: image_shape,
+        batch_size,
+    )

@@ -103,19 +103,19 @@ def _bars(title, groups):
     step = (WIDTH - LEFT - RIGHT) / len(groups)
     body = ""
     for place, (name, values) in enumerate(groups):
+        label = html.escape(name)
         width = 0.7 * step / len(values)
         for number, (style, value) in enumerate(zip(("", " two"), values, strict=False)):
             left, top = LEFT + (place + 0.15) * step + number * width, y(value)
             body += (
                 f'<rect class="bar{style}" x="{left:.1f}" y="{top:.1f}" width="{width - 2:.1f}" '
-                f'height="{HEIGHT - BOTTOM - top:.1f}"><title>{html.escape(name)} {value:.2f}</title>'
+                f'height="{HEIGHT - BOTTOM - top:.1f}"><title>{label} {value:.2f}</title>'
                 f'</rect><text class="value" x="{left + width / 2:.1f}" y="{top - 4:.1f}" '
                 f'text-anchor="middle">{value:.1f}</text>'
             )
         middle = LEFT + (place + 0.5) * step
         turn = f' transform="rotate(-40 {middle:.1f} {HEIGHT - 20})"' if len(groups) > 6 else ""
         body += (
-            f'<text x="{middle:.1f}" y="{HEIGHT - 16}" text-anchor="middle"{turn}>{html.escape(name)}'
-            "</text>"
+            f'<text x="{middle:.1f}" y="{HEIGHT - 16}" text-anchor="middle"{turn}>{label}</text>'
         )
     return _frame(title, (), (low, 100), body)

@@ -1,8 +1,7 @@
 """Scores a network on labelled pictures, and makes its probabilities true."""
 
-import helper
 from roadseg import terminal
-from roadseg.answering.predictor import prediction_batch, predictor
+from roadseg.answering.predictor import predict_samples, prediction_batch, predictor
 from roadseg.data.calibration_files import read_calibrations
 from roadseg.data.pictures import read_label
 from roadseg.files import write_json
@@ -21,7 +20,7 @@ def score_pictures(
     function (sample, picture, label, probabilities, calibration or None) to call after each.
     """
     tally, calibrations = Tally(data_set.classes), calibrations or {}
-    output = helper.gen_test_output(predict, samples, image_shape, prediction_batch())
+    output = predict_samples(predict, samples, image_shape, prediction_batch())
     for sample, picture, probabilities in output:
         label, calibration = read_label(sample, data_set), calibrations.get(sample.name)
         tally.add(label, probabilities, sample.category, calibration)

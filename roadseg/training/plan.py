@@ -6,7 +6,6 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-import helper
 from roadseg import devices, terminal
 from roadseg.data.layouts import spread
 from roadseg.engine import device_kind, device_names, expected_seconds, faster_precision, keras
@@ -17,30 +16,26 @@ from roadseg.training import checkpoint, run_folder
 GPU_EPOCHS_FACTOR = 3
 
 
-def complete_settings(settings):
-    """Bring the data set onto the disk and fill in the defaults that depend on it.
+def complete_settings(arguments, used, data_set):
+    """Make a run's settings of the command line's arguments and what depends on the data set.
 
-    Returns (row of DATASETS, its folder, settings as a dict that JSON can hold).
+    used: the key of DATASETS that is really used; data_set: its row. Returns a dict that JSON can
+    hold.
     """
-    used, data_set, root = helper.prepare_data_set(settings.dataset, settings.data_dir)
     packages = ("keras", "numpy", keras.backend.backend())
-    given = vars(settings).items()
-    return (
-        data_set,
-        root,
-        {
-            **{name: str(value) if isinstance(value, Path) else value for name, value in given},
-            "dataset": used,
-            "dataset_asked_for": settings.dataset,
-            "classes": list(data_set.classes),
-            "image_shape": list(settings.image_shape or data_set.image_shape),
-            "backend": keras.backend.backend(),
-            "versions": {"python": platform.python_version()}
-            | {name: metadata.version(name) for name in packages},
-            "git_commit": run_folder.git_commit(),
-            "command_line": sys.argv,
-        },
-    )
+    given = vars(arguments).items()
+    return {
+        **{name: str(value) if isinstance(value, Path) else value for name, value in given},
+        "dataset": used,
+        "dataset_asked_for": arguments.dataset,
+        "classes": list(data_set.classes),
+        "image_shape": list(arguments.image_shape or data_set.image_shape),
+        "backend": keras.backend.backend(),
+        "versions": {"python": platform.python_version()}
+        | {name: metadata.version(name) for name in packages},
+        "git_commit": run_folder.git_commit(),
+        "command_line": sys.argv,
+    }
 
 
 def choose_pictures(data_set, root, settings):
