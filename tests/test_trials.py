@@ -23,7 +23,7 @@ from tests.small import HERE, small_network
 
 @pytest.fixture
 def trials(monkeypatch):
-    monkeypatch.syspath_prepend(HERE / "docs")
+    monkeypatch.syspath_prepend(HERE / "experiments")
     return importlib.import_module("trials")
 
 
@@ -124,7 +124,7 @@ def test_the_table_of_trials_compares_the_same_seeds(tmp_path):
         folders.append(tmp_path / f"{name}-{seed}")
         folders[-1].mkdir()
         command_line = [
-            "docs/trials.py",
+            "experiments/trials.py",
             name,
             "--epochs",
             "2",
@@ -138,7 +138,7 @@ def test_the_table_of_trials_compares_the_same_seeds(tmp_path):
         rows = [f"{loss},{score},9,45" for loss, score in zip(losses, scores, strict=True)]
         log = "\n".join(["val_loss,val_max_f,val_iou,seconds", *rows])
         (folders[-1] / "log.csv").write_text(log)
-    command = [sys.executable, HERE / "docs" / "trial_table.py", *folders]
+    command = [sys.executable, HERE / "experiments" / "table.py", *folders]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert printed.splitlines()[2:] == [
         "| `dice` | 1: 93.0, 2: 95.0 | 94.0 | +1.0 | 0.050 | 1.5 |",
@@ -156,7 +156,7 @@ def test_the_classic_recipe_trains_all_layers_at_a_constant_rate(drawn, tmp_path
     subprocess.run(
         [
             sys.executable,
-            "docs/trials.py",
+            "experiments/trials.py",
             "classic",
             "--dataset",
             "kitti",

@@ -45,7 +45,7 @@ def predictor(network, calibration=(1.0, 0.0)):
 def scaled_shape(shape, scale):
     """Return scale times shape, (height, width), in whole cells of 32 pixels, one at least.
 
-    Where there is padding that training did not have, networks answer worse (docs/experiments.md).
+    Where there is padding that training did not have, networks answer worse (experiments/log.md).
     """
     return [max(1, round(scale * size / CELL)) * CELL for size in shape]
 

@@ -10,7 +10,7 @@ from roadseg.data.pictures import VOID
 VGG_MEAN_RGB = (123.68, 116.779, 103.939)
 
 # Each value is drawn evenly from the range, of ratios the logarithm. The light stays as it is:
-# changing it cost accuracy on KITTI (docs/experiments.md).
+# changing it cost accuracy on KITTI (experiments/log.md).
 ZOOM = (0.6, 1.8)
 STRETCH = (1 / 1.5, 1.5)  # of the width against the height: a camera higher or lower, a wider lens
 LEAN = (-0.15, 0.15)  # columns a row: a camera to the left or right moves the near road most

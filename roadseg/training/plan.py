@@ -12,7 +12,7 @@ from roadseg.engine import device_kind, device_names, expected_seconds, faster_p
 from roadseg.training import checkpoint, run_folder
 
 # Of a data set's epochs, which are what processors have time for: the last of the quality comes
-# slowly (docs/experiments.md).
+# slowly (experiments/log.md).
 GPU_EPOCHS_FACTOR = 3
 
 

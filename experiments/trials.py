@@ -1,9 +1,9 @@
 """Trains with one thing of the recipe changed, to measure what that thing is worth.
 
-    .venv/bin/python docs/trials.py NAME [NAME ...] --dataset kitti     and main.py's other flags
+    .venv/bin/python experiments/trials.py NAME [NAME ...] --dataset kitti     and main.py's other flags
 
 NAME is one of TRIALS, the table at the end; several are made together, and where two put something
-in the same place, the last one counts. What came out: docs/experiments.md.
+in the same place, the last one counts. What came out: experiments/log.md.
 """
 
 import argparse
