@@ -9,6 +9,7 @@ ImageNet's VGG16.
 """
 
 import argparse
+import dataclasses
 import functools
 import importlib.util
 import os
@@ -26,18 +27,20 @@ import numpy as np
 import export
 import helper
 import predict
-from main import BATCH_SIZE, LEARNING_RATE, build_networks, load_network, optimize
+from main import RECIPE, build_networks, load_network, make_validate, optimize
+from roadseg.answering.exporting import FORMATS
 from roadseg.answering.predictor import PREDICTION_BATCH
 from roadseg.command_line import exit_status
 from roadseg.data import vgg_weights
 from roadseg.data.datasets import DATASETS
 from roadseg.data.pictures import resample
+from roadseg.devices import ONE_DEVICE
 from roadseg.drawn import scenes
 from roadseg.engine import FLOAT32, faster_precision, keras, matrix_product_rate, operations
 from roadseg.files import write_json
-from roadseg.scoring.evaluation import validator
 from roadseg.stopping import Stopping
-from roadseg.training import run_folder
+from roadseg.training import checkpoint, run_folder
+from roadseg.training.plan import Job, Split
 from roadseg.training.trainer import Training, take_step, train_epoch
 
 ALONE = "network alone in Keras"
@@ -50,39 +53,45 @@ CASES = (  # pictures' shape, shape in the network, number of pictures for predi
     (KITTI_SHAPE, NETWORK_SHAPE, 80),
     (KITTI_SHAPE, KITTI_SHAPE, 24),
 )
+VGG = "conv"  # weights to start on
+BATCH_SIZE, LEARNING_RATE = 4, 2e-4
 DRAWN = 12  # different pictures
 ROUNDS = 2
 SECONDS = 6.0  # of a measurement, about
 
 
-def parse_settings(arguments=None):
+def parse_arguments(arguments=None):
     """Read the command line. Wrong usage ends the program with status 2."""
     parser = argparse.ArgumentParser(description="Measures how fast the real functions are.")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     return parser.parse_args(arguments)
 
 
-def build_untrained(training_precision):
-    """Build what `main.build_networks` does, with an untrained head."""
-    weights = vgg_weights.read("conv", Path(__file__).parent / "data")
-    settings = {"precision": "auto", "training_precision": training_precision}
-    return build_networks(weights, len(DATASETS["synthetic"].classes), settings)
+def make_job(folder, image_shape, precision, split=None):
+    """Make the Job of a run on drawn scenes; split: Split of them, where it is to train."""
+    settings = {
+        "dataset": "synthetic",
+        "data_dir": str(folder),
+        "image_shape": list(image_shape),
+        "precision": "auto",
+        "training_precision": precision,
+        "recipe": dataclasses.asdict(RECIPE),
+    }
+    return Job(folder, settings, DATASETS["synthetic"], split, RECIPE, ONE_DEVICE)
+
+
+def build_untrained(job):
+    """Build the networks of a Job, with an untrained head."""
+    return build_networks(vgg_weights.read(VGG, Path(__file__).parent / "data"), job)
 
 
 def make_run(folder, image_shape):
     """Make the folder of a run with an untrained head."""
     folder.mkdir(parents=True)
-    network, _ = build_untrained(FLOAT32)
-    network.save_weights(folder / "best.weights.h5")
-    write_json(
-        folder / "settings.json",
-        {
-            "dataset": "synthetic",
-            "precision": FLOAT32,
-            "image_shape": image_shape,
-            "data_dir": str(folder),
-        },
-    )
+    job = make_job(folder, image_shape, FLOAT32)
+    network, _ = build_untrained(job)
+    network.save_weights(folder / checkpoint.BEST)
+    write_json(folder / "settings.json", job.settings)
     return folder
 
 
@@ -113,15 +122,15 @@ def rate_of_matrix_product(picture_operations, precision=FLOAT32):
 def rate_of_predict(run, pictures, kind):
     """Let predict.py write one kind of all pictures in a folder. Returns pictures a second."""
     command = [run, pictures, "--output", pictures.parent / kind, "--save", kind]
-    return predict.predict_sources(predict.parse_settings(map(str, command)), Stopping())
+    return predict.predict_sources(predict.parse_arguments(map(str, command)), Stopping())
 
 
 def rate_of_export(run, name, batch):
     """Export a run and run it in its runtime. Returns pictures a second."""
-    path = run / export.FORMATS[name].file_name
+    path = run / FORMATS[name].file_name
     if not path.exists():
-        export.export(export.parse_settings([str(run), "--format", name]))
-    return rate_of(export.FORMATS[name].open(path), batch)
+        export.export(export.parse_arguments([str(run), "--format", name]))
+    return rate_of(FORMATS[name].open(path), batch)
 
 
 def prediction_things(folder, run, shape, image_shape, count):
@@ -141,7 +150,7 @@ def prediction_things(folder, run, shape, image_shape, count):
         }
         | {
             f"export.py --format {name}": partial(rate_of_export, run, name, batch)
-            for name, form in export.FORMATS.items()
+            for name, form in FORMATS.items()
             if all(map(importlib.util.find_spec, form.modules))
         }
     )
@@ -155,16 +164,20 @@ def measure(things):
 
 def measure_training(folder, precision):
     """Measure what training is made of, at NETWORK_SHAPE. Yields rows of the table, dicts."""
-    data_set = DATASETS["synthetic"]
     scenes.draw_data_set(folder / "data", (DRAWN, DRAWN, DRAWN), (1, 1, 1), shape=KITTI_SHAPE)
+    data_set = DATASETS["synthetic"]
     samples, _ = data_set.find(folder / "data")
     training_part, validation = data_set.split(samples, 0)
-    get_batches_fn = helper.gen_batch_function(training_part, data_set, NETWORK_SHAPE)
-    network, own = build_untrained(precision)
-    make_trainer = functools.partial(optimize, network, LEARNING_RATE, 1000)
-    state = Training(network, make_trainer, run_folder.open_run(folder, "run"))
+    split = Split(training_part, validation, [], len(samples))
+    job = make_job(run_folder.open_run(folder, "run"), NETWORK_SHAPE, precision, split)
+    get_batches_fn = helper.gen_batch_function(
+        training_part, data_set, NETWORK_SHAPE, recipe=job.recipe
+    )
+    networks = build_untrained(job)
+    compile_network = functools.partial(optimize, networks[0], LEARNING_RATE, 1000)
+    state = Training(networks[0], compile_network, job.folder)
     pictures, labels = next(get_batches_fn(BATCH_SIZE))
-    validate = validator(network, own, validation, data_set, NETWORK_SHAPE)
+    validate = make_validate(job, *networks)
 
     def read(_):
         for _ in get_batches_fn(BATCH_SIZE):
@@ -175,12 +188,14 @@ def measure_training(folder, precision):
         state.finish_epoch(validate)
         state.save()
 
-    step_operations = operations(network, NETWORK_SHAPE, training=True)
+    step_operations = operations(networks[0], NETWORK_SHAPE, training=True)
     figures = measure(
         {
             LIMIT: lambda: rate_of_matrix_product(step_operations, precision),
             "reading and augmenting alone": lambda: rate_of(read, training_part),
-            STEPS: lambda: rate_of(lambda batch: take_step(state.trainer, batch, labels), pictures),
+            STEPS: lambda: rate_of(
+                lambda batch: take_step(state.compiled, batch, labels), pictures
+            ),
             "whole epoch, with validation and checkpoint": lambda: rate_of(epoch, training_part),
         }
     )
@@ -257,7 +272,7 @@ def processor():
 
 def main(arguments=None):
     """Run from the command line. Returns the exit status."""
-    return exit_status(lambda _: bench(parse_settings(arguments)))
+    return exit_status(lambda _: bench(parse_arguments(arguments)))
 
 
 if __name__ == "__main__":

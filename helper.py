@@ -6,17 +6,16 @@ Data sets at hand, pictures and labels read and augmented, batches, painted pict
 import dataclasses
 import functools
 import itertools
-import os
 
 import numpy as np
 
-from roadseg import terminal
+from roadseg import devices, terminal
 from roadseg.answering.painting import encode_png, paint_classes
 from roadseg.answering.predictor import predict_samples
 from roadseg.data import download, vgg_weights
 from roadseg.data.augmentation import augment
 from roadseg.data.datasets import DATASETS
-from roadseg.data.pictures import WORKERS, map_ahead, read_image, read_label
+from roadseg.data.pictures import WORKERS, free_memory_bytes, map_ahead, read_image, read_label
 from roadseg.drawn import scenes
 from roadseg.errors import DownloadError, UserError
 
@@ -66,61 +65,69 @@ def maybe_download_pretrained_vgg(data_dir):
     return vgg_weights.download_full(data_dir)
 
 
-# --- reading --------------------------------------------------------------------------------------
-
-
 # --- batches --------------------------------------------------------------------------------------
 
 
-def gen_batch_function(samples, data_set, image_shape, seed=0, augmented=True, share=list):
-    """Make the function that gives the batches of an epoch.
+def gen_batch_function(
+    samples, data_set, image_shape, seed=0, recipe=None, team=devices.ONE_DEVICE
+):
+    """Make get_batches_fn, the `Batches` that give an epoch's pictures and labels.
 
-    samples: labelled Samples; data_set: their row of DATASETS; image_shape: (height, width); share:
-    function that chooses which of a batch's indices are read, by several processes: `Team.share`.
-    Returns get_batches_fn(batch_size, epoch=0, first=0), a generator of (pictures uint8
-    [N, H, W, 3], labels uint8 [N, H, W]) that goes once over all samples, from batch number `first`
-    on; the last batch may be smaller. Each picture is decoded once where memory allows, ahead of
-    the network. The random numbers of a picture depend on (seed, epoch, its index) alone.
-    get_batches_fn.names(batch_size, epoch, number) gives the names of a batch's pictures.
+    samples: labelled Samples; data_set: their row of DATASETS; image_shape: (height, width);
+    recipe: main.Recipe, how pictures are moved, None: not at all; team: whose process reads its
+    share of each batch.
     """
-    pair_bytes = 4 * image_shape[0] * image_shape[1]
+    return Batches(samples, data_set, image_shape, seed, recipe, team)
 
-    @functools.lru_cache(maxsize=_free_memory_bytes() // 2 // terminal._neighbours // pair_bytes)
-    def read_pair(index):
-        picture = read_image(samples[index].picture, image_shape)
-        return picture, read_label(samples[index], data_set, image_shape)
 
-    def order(epoch):
-        return np.random.default_rng([seed, epoch]).permutation(len(samples)).tolist()
+class Batches:
+    """Batches of pictures and labels, read and augmented ahead of the network.
 
-    def get_batches_fn(batch_size, epoch=0, first=0):
-        def make(index):
-            pair = read_pair(index)
-            random = np.random.default_rng([seed, epoch, index])
-            return augment(*pair, random, data_set.mirrored) if augmented else pair
+    Called as get_batches_fn(batch_size, epoch=0, first=0) it yields (pictures uint8 [N, H, W, 3],
+    labels uint8 [N, H, W]), once over all samples, from batch number `first` on; the last batch may
+    be smaller. Each picture is decoded once where memory allows. The random numbers of a picture
+    depend on (seed, epoch, its index) alone, which Keras' `PyDataset` with its workers does not
+    promise.
+    """
 
-        indices = order(epoch)
+    def __init__(self, samples, data_set, image_shape, seed, recipe, team):
+        self.samples, self.data_set, self.image_shape = samples, data_set, image_shape
+        self.seed, self.recipe, self.team = seed, recipe, team
+        pair_bytes = 4 * image_shape[0] * image_shape[1]
+        kept = free_memory_bytes() // 2 // team.neighbours // pair_bytes
+        self.read_pair = functools.lru_cache(maxsize=kept)(self.decode_pair)
+
+    def __call__(self, batch_size, epoch=0, first=0):
+        indices = self.order(epoch)
         starts = range(first * batch_size, len(indices), batch_size)
-        batches = [share(indices[start : start + batch_size]) for start in starts]
+        batches = [self.team.share(indices[start : start + batch_size]) for start in starts]
         chosen = itertools.chain.from_iterable(batches)
+        make = functools.partial(self.make_pair, epoch)
         pairs = map_ahead(make, chosen, ahead=2 * batch_size + WORKERS)
         for batch in batches:
             pictures, labels = zip(*itertools.islice(pairs, len(batch)), strict=True)
             yield np.stack(pictures), np.stack(labels)
 
-    def names(batch_size, epoch, number):
-        indices = order(epoch)[number * batch_size : (number + 1) * batch_size]
-        return [samples[index].name for index in indices]
+    def names(self, batch_size, epoch, number):
+        """Return the names of the pictures in batch `number` of an epoch, of all processes."""
+        indices = self.order(epoch)[number * batch_size : (number + 1) * batch_size]
+        return [self.samples[index].name for index in indices]
 
-    get_batches_fn.names = names
-    return get_batches_fn
+    def order(self, epoch):
+        """Return the indices of an epoch's pictures, shuffled."""
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.samples)).tolist()
 
+    def decode_pair(self, index):
+        """Read picture and label: uint8 [H, W, 3], uint8 [H, W]."""
+        sample, shape = self.samples[index], self.image_shape
+        return read_image(sample.picture, shape), read_label(sample, self.data_set, shape)
 
-def _free_memory_bytes():
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # not told on every system
-        return 2 << 30
+    def make_pair(self, epoch, index):
+        """Read picture and label, moved together."""
+        pair = self.read_pair(index)
+        if self.recipe is None:
+            return pair
+        return augment(*pair, np.random.default_rng([self.seed, epoch, index]), self.recipe)
 
 
 # --- what comes out -------------------------------------------------------------------------------
@@ -132,11 +139,11 @@ def gen_test_output(predict, samples, image_shape, batch_size=1):
 
 
 def save_inference_samples(
-    folder, predict, samples, data_set, image_shape, batch_size=1, look=lambda *_: None
+    folder, predict, samples, data_set, image_shape, batch_size=1, after_each=lambda *_: None
 ):
     """Write each picture with its classes painted to folder/NAME.png, in the picture's own size.
 
-    look: function (sample, picture, probabilities, painted) to call with each.
+    after_each: function (sample, picture, probabilities, painted) to call with each.
     """
     folder.mkdir(parents=True, exist_ok=True)
     output = gen_test_output(predict, samples, image_shape, batch_size)
@@ -145,4 +152,4 @@ def save_inference_samples(
     ):
         painted = paint_classes(picture, probabilities, data_set.paint)
         (folder / f"{sample.name}.png").write_bytes(encode_png(painted))
-        look(sample, picture, probabilities, painted)
+        after_each(sample, picture, probabilities, painted)

@@ -1,12 +1,13 @@
 """Trains FCN-8s on VGG16 to find the road in a picture.
 
     python main.py                                   KITTI Road, or drawn scenes where it isn't
-    python main.py --run first --epochs 20           again: goes on where it stopped
+    python main.py --run first --epochs 20           again: resumes where it stopped
     KERAS_BACKEND=jax python main.py                 the same on JAX
 
-The file reads in the order in which things happen: settings, VGG16, skip layers, loss, training,
-run. J. Long, E. Shelhamer, T. Darrell: Fully Convolutional Networks for Semantic
-Segmentation, arXiv:1411.4038 and 1605.06211; K. Simonyan, A. Zisserman: arXiv:1409.1556.
+The file reads in the order in which things happen: recipe, command line, VGG16, skip layers, loss,
+training, run; at the end, how a trained run is brought back. J. Long, E. Shelhamer, T. Darrell:
+Fully Convolutional Networks for Semantic Segmentation, arXiv:1411.4038 and 1605.06211;
+K. Simonyan, A. Zisserman: arXiv:1409.1556.
 """
 
 import argparse
@@ -14,81 +15,97 @@ import contextlib
 import functools
 import math
 import sys
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 import helper
-import report
 from roadseg import devices, terminal
 from roadseg.answering.predictor import prediction_batch, predictor
 from roadseg.command_line import at_least, exit_status, positive_rate
-from roadseg.data import augmentation, vgg_weights
+from roadseg.data import vgg_weights
+from roadseg.data.augmentation import VGG_MEAN_RGB
 from roadseg.data.check import check_samples
 from roadseg.data.datasets import DATASETS, row_of
 from roadseg.data.pictures import VOID
 from roadseg.engine import PRECISIONS, answering_precision, keras, warn_about_idle_gpu
 from roadseg.errors import LossError, MemoryShortError, StopRequest, TrainingError, UserError
 from roadseg.files import read_json, write_json
-from roadseg.page import gallery
-from roadseg.scoring.evaluation import calibrate, score_run, score_table, validator
+from roadseg.page import gallery, report
+from roadseg.scoring.evaluation import calibrate, score_pictures, score_run, score_table
 from roadseg.scoring.simple_rules import score_simple_rules
 from roadseg.stopping import Stopping
 from roadseg.training import checkpoint, plan
-from roadseg.training.optimizer import CosineOfSteps, LayerwiseAdam
 from roadseg.training.trainer import TRAINING_COST, Training, tell, train_epoch
 
 VGG_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # (convolutions, channels) each
-# Pretrained layers that stay as they are: edges and textures are the same in every street, and
-# these are the dearest layers to train.
-FROZEN = ("block1", "block2")
-HEAD_CHANNELS = 512  # of fc6 and fc7 where they do not come from ImageNet
-DROPOUT = {"pool3": 0.2, "pool4": 0.2, "pool5": 0.3, "fc6": 0.5, "fc7": 0.5}
-SKIP_SCALES = {"pool3": 1e-4, "pool4": 1e-2}  # of the paper's all-at-once training
-SCORE_DEVIATION = 1e-3  # of the kernels that score, at their start
-BOUNDARY_REACH, BOUNDARY_WEIGHT = 4, 5.0  # pixels; times that of others, in the loss
-BATCH_SIZE = 4
-LEARNING_RATE = 2e-4
-CLIP_NORM = 1.0
-WARM_UP_SHARE = 0.05  # of all steps
-AVERAGED_SHARE = 0.1  # of the steps so far; these weights are validated, kept and used
 
 
-# --- settings -------------------------------------------------------------------------------------
+# --- recipe ---------------------------------------------------------------------------------------
 
 
-def parse_settings(arguments=None):
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is built and trained, but for what the command line says.
+
+    A run keeps it in settings.json and goes on with no other; a trial replaces fields of it.
+    Ranges are (low, high); each value is drawn evenly, of ratios the logarithm. What each is worth:
+    experiments/log.md.
+    """
+
+    # The network
+    frozen: tuple = ("block1", "block2")  # pretrained: edges are the same in every street
+    head_channels: int = 512  # of fc6 and fc7, where they do not come from ImageNet
+    pool3_scale: float = 0.06  # times VGG16's large activations, so that skips start gently
+    pool4_scale: float = 0.3
+    score_deviation: float = 1e-3  # of the kernels that score, at their start
+    skip_dropout: float = 0.2  # share of whole channels: neighbouring places tell nearly the same
+    pool5_dropout: float = 0.3  # share of numbers
+    head_dropout: float = 0.5  # likewise, of fc6 and fc7
+    # The loss and its steps
+    boundary_reach: int = 4  # pixels from another class within which a pixel weighs more
+    boundary_weight: float = 5.0  # times that of other pixels
+    clip_norm: float = 1.0  # longest gradient of all weights together
+    warm_up_share: float = 0.05  # of all steps; then the learning rate falls as a cosine
+    # How picture and label are moved together
+    zoom: tuple = (0.6, 1.8)
+    stretch: tuple = (1 / 1.5, 1.5)  # width against height: a higher camera, a wider lens
+    lean: tuple = (-0.15, 0.15)  # columns a row: a camera to the left or right
+    shift: tuple = (-0.1, 0.1)  # of the picture's height and width
+    rotation_degrees: tuple = (-5.0, 5.0)
+    mirrored: bool | None = None  # half of the pictures; None: as the data set's row says
+
+
+RECIPE = Recipe()
+
+
+# --- command line ---------------------------------------------------------------------------------
+
+
+def parse_arguments(arguments=None):
     """Read the command line. Wrong usage ends the program with status 2."""
     parser = argparse.ArgumentParser(
         description="Trains FCN-8s on VGG16 to find the road in a picture.",
         epilog="--image-shape and --epochs have a default of their own for each data set.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add = parser.add_argument
-    add("--dataset", default="auto", choices=["auto", *DATASETS], help="auto: KITTI, else drawn")
-    add("--data-dir", default="data", type=Path, metavar="DIR", help="holds the data sets")
-    add("--runs-dir", default="runs", type=Path, metavar="DIR", help="gets a folder for each run")
-    add("--run", metavar="NAME", help="name of the run; an old name goes on; default: the time")
-    add("--vgg", default="conv", metavar="conv|full|none|FILE", help="ImageNet weights to start on")
-    add("--image-shape", type=at_least(1), nargs=2, metavar=("H", "W"), help="pixels, in training")
-    add("--epochs", type=at_least(1), metavar="N", help="how often each picture is seen")
-    add(
-        "--batch-size",
-        default=BATCH_SIZE,
-        type=at_least(1),
-        metavar="N",
-        help="pictures a step, on each device",
-    )
-    add("--learning-rate", default=LEARNING_RATE, type=positive_rate, metavar="R", help="highest")
-    add(
-        "--precision",
-        default="auto",
-        choices=["auto", *PRECISIONS],
-        help="of the inner layers; auto: trains in the fastest, answers in float32",
-    )
-    add("--devices", type=at_least(1), metavar="N", help="of each machine to use; default: all")
+    add, whole, rate, path = parser.add_argument, at_least(1), positive_rate, Path
+    sets, vgg, shape = ["auto", *DATASETS], "conv|full|none|FILE", ("H", "W")
+    precisions = ["auto", *PRECISIONS]
+    add("--dataset", default="auto", choices=sets, help="auto: KITTI, else drawn")
+    add("--data-dir", default="data", type=path, metavar="DIR", help="holds the data sets")
+    add("--runs-dir", default="runs", type=path, metavar="DIR", help="gets a folder for each run")
+    add("--run", metavar="NAME", help="name of the run; an old name resumes; default: the time")
+    add("--vgg", default="conv", metavar=vgg, help="ImageNet weights to start on")
+    add("--image-shape", type=whole, nargs=2, metavar=shape, help="pixels, in training")
+    add("--epochs", type=whole, metavar="N", help="how often each picture is seen")
+    add("--batch-size", default=4, type=whole, metavar="N", help="pictures a step on each device")
+    add("--learning-rate", default=2e-4, type=rate, metavar="R", help="the highest")
+    add("--precision", default="auto", choices=precisions, help="auto: fastest, answers in float32")
+    add("--devices", type=whole, metavar="N", help="of each machine to use; default: all")
     add("--seed", default=0, type=at_least(0), metavar="N", help="of every random number")
-    add("--limit", type=at_least(1), metavar="N", help="use at most N pictures of each part")
+    add("--limit", type=whole, metavar="N", help="use at most N pictures of each part")
     return parser.parse_args(arguments)
 
 
@@ -104,7 +121,7 @@ class Preprocess(keras.layers.Layer):
 
     def call(self, picture):  # [N, H, W, 3]
         height, width = keras.ops.shape(picture)[1:3]
-        centred = picture - keras.ops.array(augmentation.VGG_MEAN_RGB, "float32")
+        centred = picture - keras.ops.array(VGG_MEAN_RGB, "float32")
         padding = [[0, 0], [0, -height % 32], [0, -width % 32], [0, 0]]
         return keras.ops.pad(keras.ops.flip(centred, axis=-1), padding)
 
@@ -113,55 +130,55 @@ class Preprocess(keras.layers.Layer):
         return (picture_shape[0], *padded, picture_shape[3])
 
 
-def load_vgg(weights, blocks=VGG_BLOCKS, head_channels=HEAD_CHANNELS):
+def load_vgg(weights, recipe=RECIPE, blocks=VGG_BLOCKS):
     """Build VGG16 as a fully convolutional network.
 
-    weights: {layer name: (kernel, bias)} of `vgg_weights.read`; layers not named start from
-    random numbers, and named ones of FROZEN blocks are not trained. blocks: (convolutions,
-    channels) of each block. head_channels: of fc6 and fc7 where weights has none; ImageNet's have
-    4096.
+    weights: {layer name: (kernel, bias)} of `vgg_weights.read`, which tell these layers' channels;
+    layers not named start from random numbers, and named ones of frozen blocks are not trained.
+    blocks: (convolutions, channels) of each block.
     Returns a model: uint8 or float RGB pictures [N, H, W, 3], 0..255, any size -> block3_pool,
     block4_pool and fc7, at 1/8, 1/16 and 1/32 of the size padded to a multiple of 32.
+    `keras.applications.VGG16` has neither the preprocessing, nor fc6 and fc7 as convolutions.
     """
     picture = keras.Input((None, None, 3), name="picture")
     x = Preprocess(dtype="float32", name="preprocess")(picture)
     pools = []
     for block, (convolutions, channels) in enumerate(blocks, start=1):
         for number in range(1, convolutions + 1):
-            x = convolution(x, channels, 3, f"block{block}_conv{number}")
+            x = convolve(x, f"block{block}_conv{number}", 3, channels, weights)
         x = keras.layers.MaxPooling2D(2, name=f"block{block}_pool")(x)
         pools.append(x)
-    head = {name: weights[name][0].shape for name in ("fc6", "fc7") if name in weights}
-    x = drop(x, "pool5")
+    x = drop(x, "pool5", recipe.pool5_dropout)
     for name, size in (("fc6", 7), ("fc7", 1)):
-        size, _, _, channels = head.get(name, (size, size, None, head_channels))
         # In bfloat16, oneDNN fills the gradient of what a kernel never sees of pictures below
         # 128 pixels with whatever lies in memory, up to 1e38 (TensorFlow 2.21). fc7 is cheap.
-        x = drop(convolution(x, channels, size, name, dtype="float32"), name)
+        x = convolve(x, name, size, recipe.head_channels, weights, dtype="float32")
+        x = drop(x, name, recipe.head_dropout)
     vgg = keras.Model(picture, [pools[2], pools[3], x], name="vgg16")
     for name, (kernel, bias) in weights.items():
         layer = vgg.get_layer(name)
         layer.set_weights([kernel, bias])
-        layer.trainable = not name.startswith(FROZEN)
+        layer.trainable = not name.startswith(tuple(recipe.frozen))
     return vgg
 
 
-def convolution(x, channels, size, name, **options):
-    """Convolve and rectify, keeping height and width. options: further ones of Conv2D."""
-    return keras.layers.Conv2D(
-        channels,
-        size,
-        padding="same",
-        activation="relu",
-        kernel_initializer="he_normal",
-        name=name,
-        **options,
-    )(x)
+def convolve(x, name, size, channels, weights, **options):
+    """Convolve and rectify, keeping height and width.
+
+    size, channels: of the kernel, where the weights have none of this name; options: of Conv2D.
+    """
+    if name in weights:
+        size, _, _, channels = weights[name][0].shape
+    start = keras.initializers.HeNormal()
+    layer = keras.layers.Conv2D(
+        channels, size, 1, "same", activation="relu", kernel_initializer=start, name=name, **options
+    )
+    return layer(x)
 
 
-def drop(x, name, kind=keras.layers.Dropout):
+def drop(x, name, rate, kind=keras.layers.Dropout):
     """Leave out a share of x, in training, so that no answer hangs on a few numbers."""
-    return kind(DROPOUT[name], dtype="float32", name=f"{name}_dropout")(x)
+    return kind(rate, dtype="float32", name=f"{name}_dropout")(x)
 
 
 # --- skip layers ----------------------------------------------------------------------------------
@@ -178,38 +195,38 @@ class CropLike(keras.layers.Layer):
         return (x_shape[0], *reference_shape[1:3], x_shape[3])
 
 
-def layers(vgg, num_classes):
+def layers(vgg, num_classes, recipe=RECIPE):
     """Add the skip layers of FCN-8s to VGG16.
 
     vgg: model of `load_vgg`. Returns a model: pictures [N, H, W, 3] -> logits float32
     [N, H, W, num_classes], of the pictures' own size.
     """
     pool3, pool4, fc7 = vgg.outputs  # 1/8, 1/16, 1/32
-    x = score(fc7, num_classes, "score_fc7")
+    pool4 = scale_skip(pool4, "pool4", recipe.pool4_scale, recipe.skip_dropout)
+    pool3 = scale_skip(pool3, "pool3", recipe.pool3_scale, recipe.skip_dropout)
+    x = score(fc7, num_classes, "score_fc7", recipe.score_deviation)
     x = upsample(x, 2, "upsample_fc7")
-    x = x + score(skip(pool4, "pool4"), num_classes, "score_pool4")
+    x = x + score(pool4, num_classes, "score_pool4", recipe.score_deviation)
     x = upsample(x, 2, "upsample_pool4")
-    x = x + score(skip(pool3, "pool3"), num_classes, "score_pool3")
+    x = x + score(pool3, num_classes, "score_pool3", recipe.score_deviation)
     x = upsample(x, 8, "upsample_pool3")
     logits = CropLike(dtype="float32", name="logits")(x, vgg.input)
     return keras.Model(vgg.input, logits, name="fcn8s")
 
 
-def skip(pool, name):
-    """Make the large activations of early layers small, so that skips start gently.
-
-    In training whole channels are left out: neighbouring places tell nearly the same.
-    """
-    dropped = drop(pool, name, keras.layers.SpatialDropout2D)
-    return keras.layers.Rescaling(SKIP_SCALES[name], dtype="float32")(dropped)
+def scale_skip(pool, name, scale, dropout):
+    """Make the large activations of early layers small; in training leave out whole channels."""
+    dropped = drop(pool, name, dropout, keras.layers.SpatialDropout2D)
+    return keras.layers.Rescaling(scale, dtype="float32")(dropped)
 
 
-def score(x, num_classes, name):
+def score(x, num_classes, name, deviation):
     """Score the classes at every place, by a 1x1 convolution that starts near zero."""
-    start = keras.initializers.TruncatedNormal(stddev=SCORE_DEVIATION)
-    return keras.layers.Conv2D(
+    start = keras.initializers.TruncatedNormal(stddev=deviation)
+    layer = keras.layers.Conv2D(
         num_classes, 1, kernel_initializer=start, dtype="float32", name=name
-    )(x)
+    )
+    return layer(x)
 
 
 def upsample(x, factor, name):
@@ -218,7 +235,7 @@ def upsample(x, factor, name):
     The outermost pixels are repeated first, or the borders would fade to zero.
     """
     x = keras.ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], mode="symmetric")
-    x = keras.layers.Conv2DTranspose(
+    layer = keras.layers.Conv2DTranspose(
         x.shape[-1],
         2 * factor,
         strides=factor,
@@ -227,8 +244,8 @@ def upsample(x, factor, name):
         kernel_initializer=bilinear_kernel,
         dtype="float32",
         name=name,
-    )(x)
-    return keras.layers.Cropping2D(factor, dtype="float32")(x)
+    )
+    return keras.layers.Cropping2D(factor, dtype="float32")(layer(x))
 
 
 def bilinear_kernel(shape, dtype=None):
@@ -245,68 +262,75 @@ def bilinear_kernel(shape, dtype=None):
 # --- loss -----------------------------------------------------------------------------------------
 
 
-def optimize(network, learning_rate, total_steps, slowdown=1.0, parts=1):
-    """Give a network its loss and its optimizer.
+def optimize(
+    network,
+    learning_rate,
+    total_steps,
+    recipe=RECIPE,
+    team=devices.ONE_DEVICE,
+    slowdown=1.0,
+    slices=1,
+):
+    """Give a network its loss and its optimizer, Adam.
 
     learning_rate: the highest; it rises evenly over the first steps and falls as a cosine to zero
-    at total_steps.
-    slowdown: factor of the rate; parts: calls of train_on_batch whose gradients make a step.
+    at total_steps. slowdown: factor of the learning rate; slices: calls of train_on_batch whose
+    gradients make a step.
     Returns a compiled model that shares all layers with network; its loss is the mean of
-    `picture_loss`. Its optimizer keeps a running average of the weights.
+    `picture_loss`.
     """
-    warm_up, rate = max(1, round(WARM_UP_SHARE * total_steps)), slowdown * learning_rate
-    schedule = CosineOfSteps(
+    warm_up, rate = max(1, round(recipe.warm_up_share * total_steps)), slowdown * learning_rate
+    schedule = keras.optimizers.schedules.CosineDecay(
         rate / warm_up,
-        max(1, total_steps - warm_up),
-        alpha=0.0,
+        slices * max(1, total_steps - warm_up),  # Keras counts the slices
         warmup_target=rate,
-        warmup_steps=warm_up,
+        warmup_steps=slices * warm_up,
     )
-    schedule.parts = parts
-    optimizer = LayerwiseAdam(
-        schedule,
-        global_clipnorm=CLIP_NORM,
-        averaged_share=AVERAGED_SHARE,
-        gradient_accumulation_steps=parts if parts > 1 else None,
+    compiled = keras.Model(network.input, network.output, name="compiled")
+    compiled.compile(
+        team.adam(schedule, recipe.clip_norm, slices),
+        functools.partial(picture_loss, recipe=recipe),
     )
-    trainer = keras.Model(network.input, network.output, name="trainer")
-    trainer.compile(optimizer, picture_loss)
-    # Keras would learn shapes from the first batch, which it can't where that lies on many devices.
-    classes = network.output.shape[-1]
-    trainer.compute_loss(y=np.zeros((1, 1, 1), np.uint8), y_pred=np.zeros((1, 1, 1, classes)))
-    return trainer
+    show_shapes_to_loss(compiled)
+    return compiled
 
 
-def picture_loss(labels, logits):
+def show_shapes_to_loss(compiled):
+    """Let Keras learn shapes here: from a first batch that lies on many devices it can't."""
+    logits = np.zeros((1, 1, 1, compiled.output.shape[-1]))
+    compiled.compute_loss(y=np.zeros((1, 1, 1), np.uint8), y_pred=logits)
+
+
+def picture_loss(labels, logits, recipe=RECIPE):
     """Average the cross-entropy over each picture's pixels, weighted by `pixel_weights`, in nats.
 
-    Each picture by itself, so that it does not matter which pictures share a batch or a device.
+    Each picture by itself, so that it does not matter which pictures share a batch or a device;
+    Keras' own loss would average over all valid pixels of a batch.
     labels: [N, H, W] class indices; logits: [N, H, W, classes]. Returns float32 [N], 0 where all is
     VOID.
     """
-    weights = pixel_weights(labels)
+    weights = pixel_weights(labels, recipe.boundary_reach, recipe.boundary_weight)
     losses = keras.losses.sparse_categorical_crossentropy(
         labels, logits, from_logits=True, ignore_class=VOID
     )
-    return keras.ops.sum(weights * losses, axis=(1, 2)) / keras.ops.maximum(
-        keras.ops.sum(weights, axis=(1, 2)), 1.0
-    )
+    total = keras.ops.maximum(keras.ops.sum(weights, axis=(1, 2)), 1.0)
+    return keras.ops.sum(weights * losses, axis=(1, 2)) / total
 
 
-def pixel_weights(labels):
-    """Weigh pixels near another class BOUNDARY_WEIGHT times as much as others, and VOID with 0.
+def pixel_weights(labels, reach, boundary_weight):
+    """Weigh pixels near another class boundary_weight times as much as others, and VOID with 0.
 
     The idea is that of U-Net (O. Ronneberger, P. Fischer, T. Brox: arXiv:1505.04597).
-    labels: [N, H, W] class indices. Returns float32 [N, H, W].
+    labels: [N, H, W] class indices; reach: pixels. Returns float32 [N, H, W].
     """
     is_valid, index = labels != VOID, keras.ops.cast(labels, "float32")
-    # The highest index around a pixel, and that of the negative ones: of one class, their sum is 0.
-    either = [keras.ops.where(is_valid, sign * index, -VOID) for sign in (1, -1)]
-    extremes = keras.ops.max_pool(
-        keras.ops.stack(either, axis=-1), 2 * BOUNDARY_REACH + 1, strides=1, padding="same"
-    )
-    is_near = keras.ops.cast(keras.ops.sum(extremes, axis=-1) > 0, "float32")
-    return keras.ops.cast(is_valid, "float32") * (1 + (BOUNDARY_WEIGHT - 1) * is_near)
+
+    def highest_around(values):
+        values = keras.ops.where(is_valid, values, -VOID)[..., None]
+        return keras.ops.max_pool(values, 2 * reach + 1, strides=1, padding="same")[..., 0]
+
+    is_near = keras.ops.cast(highest_around(index) != -highest_around(-index), "float32")
+    return keras.ops.cast(is_valid, "float32") * (1 + (boundary_weight - 1) * is_near)
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -316,15 +340,15 @@ def train_nn(training, get_batches_fn, epochs, batch_size, validate, stopping=No
     """Train up to a number of epochs, from where the training stands.
 
     training: Training; get_batches_fn: of `helper.gen_batch_function`; validate: function () ->
-    Tally of the network as it is then, with averaged weights; stopping: Stopping, grants a
-    wish to stop; bar: tqdm, counts forward passes.
+    Tally of the network as it is then; stopping: Stopping, answers a request to stop; bar: tqdm,
+    counts forward passes.
     The run's folder gets log.csv, checkpoint/ and best.weights.h5. Returns the rows of log.csv.
     Raises TrainingError where training can't go on, and StopRequest after saving.
     """
     stopping = stopping or Stopping()
     if bar is not None:
         bar.reset(bar.total * (epochs - len(training.progress.history)) // epochs)
-    with stopping.granted():
+    with stopping.deferred():
         while len(training.progress.history) < epochs:
             try:
                 train_epoch(training, get_batches_fn, batch_size, stopping, bar)
@@ -333,7 +357,7 @@ def train_nn(training, get_batches_fn, epochs, batch_size, validate, stopping=No
                 tell(row, epochs, row is training.progress.best)
             except StopRequest:
                 training.save()
-                terminal.say(f"saved; the same command with --run {training.folder.name} goes on")
+                terminal.say(f"saved; the same command with --run {training.folder.name} resumes")
                 raise
             except LossError as error:
                 training.go_back(error)
@@ -350,42 +374,40 @@ def train_nn(training, get_batches_fn, epochs, batch_size, validate, stopping=No
 # --- run ------------------------------------------------------------------------------------------
 
 
-def run(arguments, stopping):
+def run(arguments, stopping, team=devices.ONE_DEVICE, recipe=RECIPE):
     """Train a network and write the run's folder, as the arguments say. Returns the folder.
 
-    arguments: of `parse_settings`. Several processes share the work; the first alone writes,
+    arguments: of `parse_arguments`. Several processes share the work; the first alone writes,
     validates and paints.
     """
-    team = devices.team()
     used, data_set, root = team.first_then_others(
         lambda: helper.prepare_data_set(arguments.dataset, arguments.data_dir)
     )
-    settings = plan.complete_settings(arguments, used, data_set)
-    parts = plan.choose_pictures(data_set, root, settings)
-    remembered = Path(settings["runs_dir"]) / ".checked.json"
-    settings["data_digest"] = team.from_first(lambda: check_samples(parts, data_set, remembered))
-    weights = team.first_then_others(
-        lambda: vgg_weights.read(settings["vgg"], Path(settings["data_dir"]))
-    )
+    if recipe.mirrored is None:
+        recipe = replace(recipe, mirrored=data_set.mirrored)
+    split = plan.choose_pictures(data_set, root, arguments)
+    remembered = arguments.runs_dir / ".checked.json"
+    settings = plan.complete_settings(arguments, used, data_set) | {
+        "recipe": asdict(recipe),
+        "labels": data_set.label_note(split.labelled, root),
+        "labels_are_official": data_set.has_official_labels(split.labelled),
+        "data_digest": team.from_first(lambda: check_samples(split.parts, data_set, remembered)),
+    }
+    weights = team.first_then_others(lambda: vgg_weights.read(arguments.vgg, arguments.data_dir))
     with contextlib.ExitStack() as lock, team.scope():
-        folder, decided = team.from_first(lambda: plan.open_folder(settings, lock, data_set))
+        folder, decided = team.from_first(lambda: plan.open_folder(settings, lock, data_set, team))
         folder = Path(folder)
         if not decided:
             return folder
-        settings |= decided
-        keras.utils.set_random_seed(settings["seed"] % 2**32)
-        network, own = build_networks(weights, len(data_set.classes), settings)
-        train(network, own, folder, data_set, settings, parts, stopping)
-
-        def finish():
-            own.load_weights(folder / checkpoint.BEST)
-            write_results(own, folder, data_set, settings, parts)
-
-        team.from_first(finish)
+        job = plan.Job(folder, settings | decided, data_set, split, recipe, team)
+        keras.utils.set_random_seed(arguments.seed % 2**32)
+        network, answering_network = build_networks(weights, job)
+        train(job, network, answering_network, stopping)
+        team.from_first(lambda: write_results(job, answering_network))
     return folder
 
 
-def build_networks(weights, num_classes, settings):
+def build_networks(weights, job):
     """Build the network to train, and the one to answer with.
 
     Returns (the first, on all devices; the second, on those of this process): the same one where
@@ -394,62 +416,81 @@ def build_networks(weights, num_classes, settings):
 
     def build(precision):
         keras.config.set_dtype_policy(precision)
-        return layers(load_vgg(weights), num_classes)
+        return layers(load_vgg(weights, job.recipe), len(job.data_set.classes), job.recipe)
 
-    team, training, answering = (
-        devices.team(),
-        settings["training_precision"],
-        answering_precision(settings),
-    )
-    network = own = build(training)
-    if team.processes > 1 or training != answering:
-        with team.own_scope():
-            own = build(answering)
-    return network, own
+    training, answering = job.settings["training_precision"], answering_precision(job.settings)
+    network = answering_network = build(training)
+    if job.team.processes > 1 or training != answering:
+        with job.team.own_scope():
+            answering_network = build(answering)
+    return network, answering_network
 
 
-def train(network, own, folder, data_set, settings, samples, stopping):
-    """Train a network from where the run stands.
-
-    network: on all devices; own: on those of this process; samples: training, validation, testing.
-    """
-    (training, validation, _), team = samples, devices.team()
-    epochs, shape, seed, batch_size = (
-        settings[name] for name in ("epochs", "image_shape", "seed", "pictures_a_step")
+def train(job, network, answering_network, stopping):
+    """Train a network from where the run stands; the other one of `build_networks` validates it."""
+    settings, team, (training, validation, _) = job.settings, job.team, job.split.parts
+    epochs, shape, batch_size = (
+        settings[name] for name in ("epochs", "image_shape", "pictures_a_step")
     )
     # Adam's rule: the rate grows with the root of the batch (S. Malladi et al.: On the SDEs and
     # Scaling Rules for Adaptive Gradient Algorithms, arXiv:2205.10287).
     rate = settings["learning_rate"] * math.sqrt(batch_size / settings["batch_size"])
-    get_batches_fn = helper.gen_batch_function(training, data_set, shape, seed, share=team.share)
-    plan.tell_plan(
-        network, settings, trained=epochs * len(training), predicted=epochs * len(validation)
+    get_batches_fn = helper.gen_batch_function(
+        training, job.data_set, shape, settings["seed"], job.recipe, team
     )
+    plan.tell_plan(job, network, trained=epochs * len(training), predicted=epochs * len(validation))
     steps = epochs * math.ceil(len(training) / batch_size)
-    make_trainer = functools.partial(optimize, network, rate, steps)
-    parts = math.ceil(batch_size / (settings["batch_size"] * team.devices))
-    team.from_first(lambda: checkpoint.check_room(folder, 4 * network.count_params()))
-    state = Training(network, make_trainer, folder, seed, parts)
+    compile_network = functools.partial(optimize, network, rate, steps, job.recipe, team)
+    slices = math.ceil(batch_size / (settings["batch_size"] * team.devices))
+    team.from_first(lambda: checkpoint.check_room(job.folder, 4 * network.count_params()))
+    state = Training(network, compile_network, job.folder, team, slices)
     total = epochs * (TRAINING_COST * len(training) + len(validation))
     with terminal.progress(total=total, desc="training", unit="pass", smoothing=0.1) as bar:
-        validate = validator(
-            network, own, validation, data_set, shape, lambda *_: stopping.check() or bar.update()
-        )
+
+        def after_each(*_):
+            stopping.check()
+            bar.update()
+
+        validate = make_validate(job, network, answering_network, after_each)
         train_nn(state, get_batches_fn, epochs, batch_size, validate, stopping, bar)
 
 
-def write_results(network, folder, data_set, settings, parts):
-    """Calibrate a trained network, paint and score, and write all of it into the run's folder.
+def make_validate(job, network, answering_network, after_each=lambda *_: None):
+    """Make the function () -> Tally of a network as it is then, answering as the other one does.
 
-    parts: training, validation and testing samples.
+    after_each: of `score_pictures`.
     """
-    training, validation, testing = parts
-    shape = settings["image_shape"]
-    predict = calibrate(network, validation, data_set, shape, folder)
+    predict, batch_size = predictor(answering_network, team=job.team), prediction_batch(job.team)
+
+    def validate():
+        if answering_network is not network:
+            answering_network.set_weights(network.get_weights())
+        return score_pictures(
+            predict,
+            job.split.validation,
+            job.data_set,
+            job.settings["image_shape"],
+            batch_size=batch_size,
+            after_each=after_each,
+        )
+
+    return validate
+
+
+def write_results(job, network):
+    """Bring the best weights back, calibrate, paint and score, and write it all into the folder."""
+    folder, data_set, shape = job.folder, job.data_set, job.settings["image_shape"]
+    training, validation, testing = job.split.parts
+    network.load_weights(folder / checkpoint.BEST)
+    fit = calibrate(predictor(network, team=job.team), validation, data_set, shape, folder)
+    predict, batch_size = predictor(network, fit, job.team), prediction_batch(job.team)
     shown, worst = gallery.TestingGallery(folder, testing), gallery.WorstPictures()
     helper.save_inference_samples(
-        folder / "pictures", predict, testing, data_set, shape, prediction_batch(), shown.add
+        folder / "pictures", predict, testing, data_set, shape, batch_size, shown.add
     )
-    result, tally = score_run(predict, validation, data_set, settings, "validation", worst.add)
+    result, tally = score_run(
+        predict, validation, data_set, job.settings, "validation", batch_size, worst.add
+    )
     gallery.save(folder, tally, shown, worst)
     if "perspective" in result:
         result["simple_rules"] = score_simple_rules(training, validation, data_set)
@@ -466,14 +507,21 @@ def load_network(folder, precision=None):
 
     folder: of the run; precision: of the inner layers, default: as the run's settings say.
     Returns (network of `layers`, (slope, offset) of its calibration, row of DATASETS, settings).
-    Raises UserError where the run has no weights, or damaged ones.
+    Raises UserError where the run has no weights, damaged ones, or those of another version.
     """
     settings, weights = read_json(folder / "settings.json"), folder / checkpoint.BEST
     if not weights.is_file():
         raise UserError(f"{weights}: not found; this run has not trained a whole epoch yet")
     data_set = row_of(settings)
     keras.config.set_dtype_policy(precision or answering_precision(settings))
-    network = layers(load_vgg(vgg_weights.read(str(weights), folder)), len(data_set.classes))
+    try:
+        recipe = Recipe(**settings["recipe"])
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder}: trained by another version of this program ({error})"
+        ) from error
+    vgg = load_vgg(vgg_weights.read(str(weights), folder), recipe)
+    network = layers(vgg, len(data_set.classes), recipe)
     try:
         network.load_weights(weights)
     except (OSError, ValueError, KeyError) as error:
@@ -489,17 +537,14 @@ def load_run(folder):
     return predictor(network, calibration), data_set, settings
 
 
-# --- command line ---------------------------------------------------------------------------------
-
-
-def main(arguments=None):
+def main(arguments=None, recipe=RECIPE):
     """Run from the command line. Returns the exit status."""
 
     def work(stopping):
-        settings = parse_settings(arguments)
-        with devices.joined(settings.devices):
+        settings = parse_arguments(arguments)
+        with devices.joined(settings.devices) as team:
             warn_about_idle_gpu()
-            run(settings, stopping)
+            run(settings, stopping, team, recipe)
 
     return exit_status(work)
 

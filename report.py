@@ -11,7 +11,7 @@ from roadseg.page import report
 from roadseg.training import run_folder
 
 
-def parse_settings(arguments=None):
+def parse_arguments(arguments=None):
     """Read the command line. Wrong usage ends the program with status 2."""
     parser = argparse.ArgumentParser(description="Writes RUN/report.html.")
     parser.add_argument("run", metavar="RUN", help="a run's folder, or its name in runs/")
@@ -20,7 +20,7 @@ def parse_settings(arguments=None):
 
 def main(arguments=None):
     """Run from the command line. Returns the exit status."""
-    run = parse_settings(arguments).run
+    run = parse_arguments(arguments).run
     return exit_status(lambda _: print(report.write(run_folder.find_run(run))))
 
 

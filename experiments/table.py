@@ -1,6 +1,6 @@
 """Lays trials out as a table: what comes out with each change, beside what does without.
 
-    .venv/bin/python experiments/table.py RUN [RUN ...]     folders that experiments/trials.py filled
+    .venv/bin/python experiments/table.py RUN [RUN ...]     folders that trials.py filled
 
 A row is what was trained with the same names and flags; flags that all runs share are left out.
 The score is the best epoch's F1, or mean IoU where there are more than two classes; the difference

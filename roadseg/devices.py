@@ -6,22 +6,18 @@ Every device holds all weights and gets an equal share of each batch.
 """
 
 import contextlib
-import ctypes
+import functools
 import itertools
 import json
 import os
 import platform
 import re
-import signal
-import sys
-import tempfile
 import zlib
 
 import numpy as np
 
-from roadseg import terminal
 from roadseg.engine import keras
-from roadseg.errors import StopRequest, UserError
+from roadseg.errors import StopRequest, TrainingError, UserError
 
 JOINING_SECONDS = 300  # that the processes wait for each other at the start
 HEARTBEAT_SECONDS = 10  # without a sign of life, after which a process counts as lost
@@ -38,7 +34,7 @@ class Team:
     devices = 1  # of all processes together
     process, processes = 0, 1
     neighbours = 1  # processes on this machine, this one among them
-    cuts_steps = True  # whether the engine can add up the gradients of a step's parts
+    accumulates = True  # whether the engine can add up the gradients of slices of a batch
 
     @property
     def own_devices(self):
@@ -58,11 +54,23 @@ class Team:
         """Open a context in which networks are built and used on this process's own devices."""
         return contextlib.nullcontext()
 
-    def spread_step(self, array):
+    def adam(self, learning_rate, clip_norm, slices=1):
+        """Make Adam that clips the gradients of all devices together.
+
+        learning_rate: number or schedule; clip_norm: the longest that all gradients together may
+        be; slices: calls of train_on_batch whose gradients make a step.
+        """
+        return keras.optimizers.Adam(
+            learning_rate,
+            global_clipnorm=clip_norm,
+            gradient_accumulation_steps=slices if slices > 1 else None,
+        )
+
+    def shard_step(self, array):
         """Lay this process's share [N, ...] of a batch on devices, to train on it."""
         return array
 
-    def spread(self, array):
+    def shard(self, array):
         """Lay an array [N, ...] on this process's own devices, to predict it."""
         return array
 
@@ -73,10 +81,6 @@ class Team:
     def largest(self, numbers):
         """Return the largest of the whole numbers that the processes give, place by place."""
         return numbers
-
-    def clip_together(self, clip, gradients):
-        """Clip the gradients of all devices together by a function list -> list."""
-        return clip(gradients)
 
     def share(self, rows):
         """Choose what this process is to read of a batch, a list.
@@ -96,7 +100,7 @@ class Team:
         Returns what it gives, as JSON keeps it. A UserError or StopRequest becomes one everywhere.
         """
         if self.processes == 1:
-            return function()
+            return json.loads(json.dumps(function()))
         told = json.dumps(_outcome(function)).encode() if self.is_first else b""
         size = int(self.broadcast(np.array(len(told), np.int32)))
         told = self.broadcast(np.frombuffer(told.ljust(size), np.uint8))
@@ -111,9 +115,13 @@ class Team:
 
     def first_then_others(self, function):
         """Call a function, in the first process before the others. Returns what it gives here."""
-        results = []
-        self.from_first(lambda: results.append(function()))
-        return results[0] if results else function()
+        once = functools.cache(function)
+
+        def call_without_result():
+            once()
+
+        self.from_first(call_without_result)
+        return once()
 
 
 def _outcome(function):
@@ -126,10 +134,13 @@ def _outcome(function):
         return {"stop": request.number}
 
 
+ONE_DEVICE = Team()
+
+
 class MirroredTeam(Team):
     """Several devices of this machine, on TensorFlow."""
 
-    cuts_steps = False  # Keras' gradient_accumulation_steps fails under tf.distribute
+    accumulates = False  # Keras' gradient_accumulation_steps fails under tf.distribute
 
     def __init__(self, names):
         """names: of the devices, such as "gpu:0"."""
@@ -142,18 +153,27 @@ class MirroredTeam(Team):
     def scope(self):
         return self.strategy.scope()
 
-    def spread(self, array):
+    def adam(self, learning_rate, clip_norm, slices=1):
+        tf, devices = self.tf, self.devices
+
+        class AdamClippedTogether(keras.optimizers.Adam):
+            """Keras' own would clip each device's gradients before it adds them up."""
+
+            def apply(self, grads, trainable_variables=None):
+                total = tf.distribute.get_replica_context().all_reduce("SUM", grads)
+                clipped, _ = tf.clip_by_global_norm(total, clip_norm)
+                shares = [gradient / devices for gradient in clipped]  # they are added up again
+                super().apply(shares, trainable_variables)
+
+        return AdamClippedTogether(learning_rate)
+
+    def shard(self, array):
         parts = np.split(array, self.devices)
         return self.strategy.experimental_distribute_values_from_function(
             lambda context: keras.ops.convert_to_tensor(parts[context.replica_id_in_sync_group])
         )
 
-    spread_step = spread
-
-    def clip_together(self, clip, gradients):
-        # Keras would clip each device's gradients before it adds them up.
-        together = self.tf.distribute.get_replica_context().all_reduce("SUM", gradients)
-        return [gradient / self.devices for gradient in clip(together)]  # it adds them up again
+    shard_step = shard
 
 
 class ParallelTeam(Team):
@@ -184,7 +204,7 @@ class ParallelTeam(Team):
     def own_scope(self):
         return self.own.scope()
 
-    def spread(self, array):
+    def shard(self, array):
         return keras.distribution.distribute_tensor(array, self.own.get_data_layout(array.shape))
 
     def broadcast(self, array):
@@ -201,13 +221,6 @@ PROCESS_COUNTS = ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_
 KUBERNETES = ("KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX")
 # What an engine says, in any of its words, where a process or its machine is gone.
 LOST = re.compile("gloo|nccl|coordination service|connection (reset|closed)|socket closed", re.I)
-_team = Team()
-_native_log = _handler = None  # of `_prepare_for_losses`; nothing else would keep them
-
-
-def team():
-    """Return the Team that this process belongs to."""
-    return _team
 
 
 @contextlib.contextmanager
@@ -216,26 +229,30 @@ def joined(limit=None):
 
     limit: how many devices of each process are used, None: all. Processes are told of each other by
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or by what SLURM, Open MPI and
-    Kubernetes set, as jax.distributed.initialize reads it. Yields the Team. Raises UserError where
-    it can't be formed. Where a process is lost later, all others end with status 1.
+    Kubernetes set, as jax.distributed.initialize reads it. Yields the Team; all but the first
+    process are silent meanwhile. Raises UserError where it can't be formed, and TrainingError
+    where a process is lost later, unless JAX ends this one first.
     """
-    global _team
     if several := _tells_of_several():
         _meet(several)
-    _team = _form(limit)
-    terminal.be_one_of(_team.neighbours, silent=not _team.is_first)
-    try:
-        yield _team
-    except Exception as error:  # each engine has its own class for this
-        if _team.processes > 1 and LOST.search(repr(error)):
-            _end_as_lost()
-        raise
-    finally:
-        _team = Team()
-        terminal.be_one_of(1, silent=False)
+    team = form_team(limit)
+    with contextlib.ExitStack() as silence:
+        if not team.is_first:
+            nowhere = silence.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            silence.enter_context(contextlib.redirect_stdout(nowhere))
+            silence.enter_context(contextlib.redirect_stderr(nowhere))
+        try:
+            yield team
+        except Exception as error:  # each engine has its own class for this
+            if team.processes > 1 and LOST.search(repr(error)):
+                raise TrainingError(
+                    "another process is lost; start all of them again with the same --run, and "
+                    "they go on from the last checkpoint"
+                ) from error
+            raise
 
 
-def _form(limit):
+def form_team(limit):
     """Make the Team of the devices that the engine has."""
     names, backend, processes = keras.distribution.list_devices(), keras.backend.backend(), 1
     if backend == "jax":
@@ -250,7 +267,7 @@ def _form(limit):
         return ParallelTeam(used)
     if backend == "tensorflow" and used > 1:
         return MirroredTeam(names[:used])
-    return Team()
+    return ONE_DEVICE
 
 
 def _tells_of_several():
@@ -279,7 +296,6 @@ def _meet(told_by):
         )
     import jax
 
-    _prepare_for_losses()
     jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is for stopping.py
     try:
         jax.distributed.initialize(
@@ -292,28 +308,3 @@ def _meet(told_by):
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"the processes did not find each other: {reason}") from error
-
-
-def _prepare_for_losses():
-    """End with one line and status 1 where JAX would abort, because a process is lost.
-
-    Its own words, a stack trace among them, go to a file. A signal handler in C alone can come
-    between: Python's wait for the main thread, which waits for the lost process.
-    """
-    global _native_log, _handler
-    _native_log = tempfile.NamedTemporaryFile("w", prefix="jax_", suffix=".log")  # noqa: SIM115
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
-    os.dup2(_native_log.fileno(), 2)
-    _handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: _end_as_lost())
-    ctypes.CDLL(None).signal(signal.SIGABRT, _handler)
-
-
-def _end_as_lost():
-    print(
-        f"process {_team.process}: another process of this training is lost; start all of them "
-        "again with the same --run, and they go on from the last checkpoint (what JAX said: "
-        f"{_native_log.name})",
-        file=sys.stderr,
-        flush=True,
-    )
-    os._exit(1)  # without waiting for the lost one

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish that training grants after its step."""
+"""Ctrl-C and SIGTERM as a request that training answers after its step."""
 
 import contextlib
 import os
@@ -15,14 +15,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Stopping:
     """Listens for signals while it is open.
 
-    Inside `granted()` the first signal only becomes a wish, which `check()` grants. A second one,
-    or one outside, ends the process at once. A thread listens, because Python's own signal
+    Inside `deferred()` the first signal only becomes a request, which `check()` answers. A second
+    one, or one outside, ends the process at once. A thread listens, because Python's own signal
     handlers have to wait for the end of a training step.
     """
 
     def __init__(self):
-        self.wish = None  # number of the signal
-        self.grants = False
+        self.requested = None  # number of the signal
+        self.is_deferring = False
 
     def __enter__(self):
         self.listener, self.teller = socket.socketpair()
@@ -42,25 +42,25 @@ class Stopping:
         while number := self.listener.recv(1):
             if number[0] not in SIGNALS:
                 continue
-            if not self.grants or self.wish:
+            if not self.is_deferring or self.requested:
                 print("\nstopped at once; nothing that was saved is lost", file=sys.stderr)
                 sys.stderr.flush()
                 os._exit(128 + number[0])
-            self.wish = number[0]
+            self.requested = number[0]
             print("\nstopping after this step, once it is saved …", file=sys.stderr, flush=True)
         self.listener.close()
 
     @contextlib.contextmanager
-    def granted(self):
-        """Turn a signal into a wish in the body, which is to call `check` at good moments."""
-        self.grants = True
+    def deferred(self):
+        """Turn a signal into a request in the body, which calls `check` at good moments."""
+        self.is_deferring = True
         try:
             yield
             self.check()
         finally:
-            self.grants = False
+            self.is_deferring = False
 
     def check(self):
-        """Raise StopRequest where there is a wish to stop."""
-        if self.wish:
-            raise StopRequest(self.wish)
+        """Raise StopRequest where a stop was requested."""
+        if self.requested:
+            raise StopRequest(self.requested)

@@ -26,23 +26,13 @@ def quiet_standard_error():
             os.close(original)
 
 
-_silent, _neighbours = False, 1
-
-
-def be_one_of(neighbours, silent):
-    """Know that so many processes share this machine's memory, and whether to say nothing."""
-    global _silent, _neighbours
-    _silent, _neighbours = silent, neighbours
-
-
 def progress(iterable=None, **options):
     """tqdm that writes seldom where nobody watches, so that logs stay short."""
     seconds = 0.5 if sys.stderr.isatty() else 30.0
-    return tqdm(iterable, mininterval=seconds, dynamic_ncols=True, disable=_silent, **options)
+    return tqdm(iterable, mininterval=seconds, dynamic_ncols=True, **options)
 
 
 def say(message):
     """Print a message for the person at the terminal without tearing a progress bar apart."""
-    if not _silent:
-        tqdm.write(message, file=sys.stdout)
-        sys.stdout.flush()  # into a log file it would wait otherwise
+    tqdm.write(message, file=sys.stdout)
+    sys.stdout.flush()  # into a log file it would wait otherwise

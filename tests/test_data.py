@@ -9,7 +9,7 @@ from PIL import Image
 import helper
 from roadseg.answering.painting import choose_classes, paint_classes
 from roadseg.data import augmentation
-from roadseg.data.layouts import Sample, split_last_frames, spread
+from roadseg.data.layouts import Sample, split_last_frames, subsample
 from roadseg.data.pictures import VOID, read_image, read_label
 from tests.small import KITTI
 
@@ -32,7 +32,7 @@ def test_validation_is_the_last_16_of_each_category(counts):
 
 def test_limit_leaves_no_category_out(drawn):
     labelled, _ = KITTI.find(drawn / "data_road")
-    assert {sample.category for sample in spread(labelled, 3)} == {"um", "umm", "uu"}
+    assert {sample.category for sample in subsample(labelled, 3)} == {"um", "umm", "uu"}
 
 
 def test_augmented_picture_and_label_move_together(random):

@@ -24,6 +24,7 @@ from roadseg.errors import UserError
 from roadseg.scoring import birds_eye, metrics
 from roadseg.scoring.calibration import calibration_scores, fit_calibration, log_odds_counts
 from roadseg.scoring.evaluation import score_pictures
+from roadseg.scoring.submission import pack_submission, read_submission
 from roadseg.scoring.tally import Tally
 from tests.by_hand import brute_force_kitti_scores, cell_by_hand, ground_projection
 from tests.small import KITTI, REAL_SAMPLES, SMALL, error_line, small_network
@@ -292,7 +293,7 @@ def test_a_submission_is_what_kittis_server_takes(drawn, tmp_path, random):
         return np.stack([np.stack([1 - road, road], axis=-1)] * len(pictures))
 
     path = tmp_path / "submission.zip"
-    evaluate.pack_submission(path, predict, samples, SMALL)
+    pack_submission(path, predict, samples, SMALL)
     with zipfile.ZipFile(path) as archive:
         names = set(archive.namelist())
         image = Image.open(archive.open("umm_road_000093.png"))
@@ -308,9 +309,9 @@ def test_a_submission_is_what_kittis_server_takes(drawn, tmp_path, random):
     for row, column in random.integers(0, (800, 400), (200, 2)).tolist():
         place = cell_by_hand(projection, row, column, *SMALL)
         assert pixels[row, column] == (0 if place < 0 else np.rint(255 * road.ravel()[place]))
-    assert len(evaluate.read_submission(path)) == 290
+    assert len(read_submission(path)) == 290
     with pytest.raises(UserError, match="289 testing pictures"):
-        evaluate.pack_submission(path, predict, samples[1:], SMALL)
+        pack_submission(path, predict, samples[1:], SMALL)
 
 
 def test_no_submission_without_kittis_testing_pictures(trained, tmp_path, capsys):

@@ -27,17 +27,17 @@ def with_probabilities(network, calibration=(1.0, 0.0)):
     return keras.Model(network.input, keras.layers.Softmax(dtype="float32")(logits))
 
 
-def predictor(network, calibration=(1.0, 0.0)):
+def predictor(network, calibration=(1.0, 0.0), team=devices.ONE_DEVICE):
     """Make the function pictures [N, H, W, 3] -> what the model of `with_probabilities` gives.
 
-    It computes on all devices of this process.
+    It computes on all devices of this process of the team.
     """
-    team, model = devices.team(), with_probabilities(network, calibration)
+    model = with_probabilities(network, calibration)
 
     def predict(pictures):
         filled = np.take(pictures, devices.fill_up(len(pictures), team.own_devices), axis=0)
         with team.own_scope():
-            return model.predict_on_batch(team.spread(filled))[: len(pictures)]
+            return model.predict_on_batch(team.shard(filled))[: len(pictures)]
 
     return predict
 
@@ -69,9 +69,9 @@ def thoroughly(predict):
     return predict_thoroughly
 
 
-def prediction_batch():
-    """How many pictures this process predicts at once."""
-    return PREDICTION_BATCH * devices.team().own_devices
+def prediction_batch(team):
+    """How many pictures a process of the team predicts at once."""
+    return PREDICTION_BATCH * team.own_devices
 
 
 # What a pixel of the answer depends on lies at most so far away: 202 for pool5 and the 7x7 of fc6,

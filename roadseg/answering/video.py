@@ -60,13 +60,10 @@ class Codec:
             dst_color_range="MPEG",  # what players expect of H.264
         )
 
-    def writing(self, path, source):
-        """Open a video to write: a context manager of write(encoded, frame of source)."""
-        return VideoWriter(path, self, source)
-
 
 TO_WATCH = Codec(".mp4", "libx264", "yuv420p", "yuv444p", {"crf": "20", "preset": "veryfast"})
 LOSSLESS_GREY = Codec(".mkv", "ffv1", "gray", "gray", {})
+CODECS = {False: TO_WATCH, True: LOSSLESS_GREY}  # by whether numbers must stay as they are
 
 
 class Video:
@@ -133,9 +130,17 @@ class Video:
         picture = frame.to_ndarray(format="rgb24")
         return np.ascontiguousarray(np.rot90(picture, frame.rotation // 90))
 
-    def codec(self, codec):
-        """Choose how to write what is made of the frames: as videos are written."""
-        return codec
+    def suffix(self, lossless):
+        """Return the suffix of what is made of it."""
+        return CODECS[lossless].suffix
+
+    def encode(self, picture, lossless):
+        """Return av.VideoFrame of uint8 [H, W, 3] or [H, W]."""
+        return CODECS[lossless].encode(picture)
+
+    def writing(self, path, lossless):
+        """Open a video to write: a context manager of write(encoded, frame)."""
+        return VideoWriter(path, CODECS[lossless], self)
 
 
 def _address(path):

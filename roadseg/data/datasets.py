@@ -54,11 +54,15 @@ class Dataset:
         """The index of the class whose probability is written: the road, or the last there is."""
         return self.classes.index("road") if "road" in self.classes else len(self.classes) - 1
 
+    def has_official_labels(self, count):
+        """Whether `count` labels may be those that the data set's scores are published on."""
+        return self.official_count in (None, count)
+
     def label_note(self, count, root):
         """Say in one sentence what a score on the `count` labels found in `root` means."""
         if self.official_count is None:
             return f"scores are agreement with the labels of {self.title}"
-        if count == self.official_count:
+        if self.has_official_labels(count):
             return f"the {count} labels in {root} are taken for those of {self.title}"
         return (
             f"{root} holds {count} labels, not the {self.official_count} of {self.title}: "

@@ -200,7 +200,7 @@ def _divide(samples, validation_names):
     return training, [sample for sample in samples if sample.name in validation_names]
 
 
-def spread(samples, limit):
+def subsample(samples, limit):
     """Choose at most `limit` samples (None: all), spread evenly so that no category is left out."""
     if limit is None or limit >= len(samples):
         return samples

@@ -131,3 +131,11 @@ def decode_label(values, table, path):
             )
         label[codes == code] = known[code]
     return label
+
+
+def free_memory_bytes():
+    """Return how much memory is free, as far as the system tells."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):  # not told on every system
+        return 2 << 30

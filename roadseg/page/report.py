@@ -66,17 +66,13 @@ def _subtitle(settings, rows, finished):
 
 def _banner(settings):
     """Warn, in large letters, where scores are not what a reader may take them for."""
-    warnings = {
-        "drawn": "Drawn scenes: this network has never seen a real street.",
-        "agreement": "Agreement with the labels that were there, not with KITTI's own.",
-    }
-    labels = settings.get("labels", "")
-    kind = (
-        "drawn"
-        if settings.get("dataset") == "synthetic"
-        else ("agreement" if "agreement with these" in labels else None)
-    )
-    return f'<p class="banner" role="note">{_text(warnings[kind])}</p>' if kind else ""
+    if settings.get("dataset") == "synthetic":
+        text = "Drawn scenes: this network has never seen a real street."
+    elif not settings.get("labels_are_official", True):
+        text = "Agreement with the labels that were there, not with KITTI's own."
+    else:
+        return ""
+    return f'<p class="banner" role="note">{text}</p>'
 
 
 def _cards(metrics, rows):

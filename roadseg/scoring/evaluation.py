@@ -1,7 +1,7 @@
 """Scores a network on labelled pictures, and makes its probabilities true."""
 
 from roadseg import terminal
-from roadseg.answering.predictor import predict_samples, prediction_batch, predictor
+from roadseg.answering.predictor import PREDICTION_BATCH, predict_samples
 from roadseg.data.calibration_files import read_calibrations
 from roadseg.data.pictures import read_label
 from roadseg.files import write_json
@@ -12,15 +12,21 @@ FAULTS_SHOWN = 5  # lines of one kind, of those that stop nothing
 
 
 def score_pictures(
-    predict, samples, data_set, image_shape, calibrations=None, after_each=lambda *_: None
+    predict,
+    samples,
+    data_set,
+    image_shape,
+    batch_size=PREDICTION_BATCH,
+    calibrations=None,
+    after_each=lambda *_: None,
 ):
     """Compare predictions with labels in the pictures' own size. Returns a Tally.
 
-    calibrations: {sample's name: birds_eye's matrices}, to score these from above too; after_each:
-    function (sample, picture, label, probabilities, calibration or None) to call after each.
+    calibrations: {sample's name: matrices of `read_calibration`}, to score from above too;
+    after_each: function (sample, picture, label, probabilities, calibration or None).
     """
     tally, calibrations = Tally(data_set.classes), calibrations or {}
-    output = predict_samples(predict, samples, image_shape, prediction_batch())
+    output = predict_samples(predict, samples, image_shape, batch_size)
     for sample, picture, probabilities in output:
         label, calibration = read_label(sample, data_set), calibrations.get(sample.name)
         tally.add(label, probabilities, sample.category, calibration)
@@ -28,33 +34,20 @@ def score_pictures(
     return tally
 
 
-def validator(network, own, samples, data_set, image_shape, after_each=lambda *_: None):
-    """Make the function () -> Tally of a network as it is then.
+def calibrate(predict, samples, data_set, image_shape, folder):
+    """Fit the calibration of a network's probabilities, and keep it in calibration.json.
 
-    own: network that answers in its place, or the same one; the others: of `score_pictures`.
+    Returns (slope, offset). For more classes than two nothing is changed.
     """
-    predict = predictor(own)
-
-    def validate():
-        if own is not network:
-            own.set_weights(network.get_weights())
-        return score_pictures(predict, samples, data_set, image_shape, after_each=after_each)
-
-    return validate
-
-
-def calibrate(network, samples, data_set, image_shape, folder):
-    """Fit what makes a network's probabilities true, and keep it in the run's calibration.json.
-
-    Returns the predictor that applies it. For more classes than two nothing is changed.
-    """
-    tally = score_pictures(predictor(network), samples, data_set, image_shape)
+    tally = score_pictures(predict, samples, data_set, image_shape)
     slope, offset = fit_calibration(tally.log_odds)
     write_json(folder / "calibration.json", {"slope": slope, "offset": offset})
-    return predictor(network, (slope, offset))
+    return slope, offset
 
 
-def score_run(predict, samples, data_set, settings, split, look=lambda *_: None):
+def score_run(
+    predict, samples, data_set, settings, split, batch_size=PREDICTION_BATCH, look=lambda *_: None
+):
     """Score a network on a part of its data, in the layout of metrics.json.
 
     look: function as after_each of `score_pictures`. Pictures without a whole calibration file are
@@ -68,14 +61,14 @@ def score_run(predict, samples, data_set, settings, split, look=lambda *_: None)
             + "\n".join(list(faults.values())[:FAULTS_SHOWN])
         )
     with terminal.progress(total=len(samples), desc="scoring", unit="picture") as bar:
+
+        def after_each(*seen):
+            look(*seen)
+            bar.update()
+
         shape = settings["image_shape"]
         tally = score_pictures(
-            predict,
-            samples,
-            data_set,
-            shape,
-            calibrations,
-            after_each=lambda *seen: look(*seen) or bar.update(),
+            predict, samples, data_set, shape, batch_size, calibrations, after_each
         )
     result = {name: settings[name] for name in ("dataset", "labels")} | {"split": split}
     return result | tally.scores(), tally

@@ -19,9 +19,9 @@ import numpy as np
 from roadseg.errors import UserError
 from roadseg.files import file_digest, read_json, write_atomically, write_json
 
-FORMAT = 2  # of manifest.json
+FORMAT = 3  # of manifest.json
 STATES_KEPT = 2
-STATE_COPIES = 4  # of the weights' size in a state: they, their averages, Adam's two moments
+STATE_COPIES = 3  # of the weights' size in a state: they and Adam's two moments
 BEST = "best.weights.h5"
 LOG_FIELDS = (
     "epoch",
@@ -46,9 +46,13 @@ class Progress:
     seconds: float = 0.0  # spent on these
     best: dict | None = None  # the row of the best epoch
     best_file: dict[str, str] = dataclasses.field(default_factory=dict)  # name -> SHA-256
-    returns: int = 0  # to an earlier state, because the loss was no number
-    parts: int = 1  # that a batch is cut into to fit into memory
+    returns: int = 0  # to an earlier state, because the loss was NaN
+    slices: int = 1  # that a batch is cut into to fit into memory
     saves: int = 0
+
+    def begin_epoch(self):
+        """Forget the steps of the epoch that has ended."""
+        self.step, self.pictures, self.loss_sum, self.seconds = 0, 0, 0.0, 0.0
 
 
 def manifest_path(folder):
@@ -90,6 +94,7 @@ def save(folder, arrays, progress):
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, lambda temporary: np.savez(temporary, **arrays))
     state = {
+        "arrays": path.name,
         "files": {path.name: file_digest(path, "sha256"), **progress.best_file},
         "progress": dataclasses.asdict(progress),
     }
@@ -125,8 +130,8 @@ def load(folder, say):
             if number:
                 _write_states(folder, states[number:])
             publish(folder, progress)
-            name = next(iter(state["files"]))
-            with np.load(manifest_path(folder).with_name(name), allow_pickle=False) as file:
+            path = manifest_path(folder).with_name(state["arrays"])
+            with np.load(path, allow_pickle=False) as file:
                 return dict(file), progress
         path = manifest_path(folder).with_name(damaged[0])
         say(f"{path}: missing or damaged; looking for the state saved before it")

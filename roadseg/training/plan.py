@@ -1,19 +1,49 @@
 """Settles what a run needs before it trains: settings, pictures, its folder, precision, time."""
 
+import dataclasses
 import math
 import platform
 import sys
 from importlib import metadata
 from pathlib import Path
 
-from roadseg import devices, terminal
-from roadseg.data.layouts import spread
+from roadseg import terminal
+from roadseg.data.datasets import Dataset
+from roadseg.data.layouts import Sample, subsample
+from roadseg.devices import Team
 from roadseg.engine import device_kind, device_names, expected_seconds, faster_precision, keras
 from roadseg.training import checkpoint, run_folder
 
 # Of a data set's epochs, which are what processors have time for: the last of the quality comes
 # slowly (experiments/log.md).
 GPU_EPOCHS_FACTOR = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The pictures of a run, by what they are for."""
+
+    training: list[Sample]
+    validation: list[Sample]
+    testing: list[Sample]
+    labelled: int  # pictures with a label that the data set has, whatever the limit
+
+    @property
+    def parts(self):
+        """Training, validation and testing samples."""
+        return self.training, self.validation, self.testing
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a run trains, on what, and where it writes."""
+
+    folder: Path
+    settings: dict  # of settings.json
+    data_set: Dataset
+    split: Split
+    recipe: object  # main.Recipe
+    team: Team
 
 
 def complete_settings(arguments, used, data_set):
@@ -38,21 +68,18 @@ def complete_settings(arguments, used, data_set):
     }
 
 
-def choose_pictures(data_set, root, settings):
-    """Find the pictures and say how many. Returns training, validation and testing samples.
-
-    Notes in settings what a score on the labels means.
-    """
+def choose_pictures(data_set, root, arguments):
+    """Find the pictures, say how many, and split them. Returns Split."""
     labelled, testing = data_set.find(root)
-    training, validation = data_set.split(labelled, settings["seed"])
-    parts = training, validation, testing or validation
-    parts = training, validation, testing = [spread(part, settings["limit"]) for part in parts]
-    settings["labels"] = data_set.label_note(len(labelled), root)
+    training, validation = data_set.split(labelled, arguments.seed)
+    parts = (training, validation, testing or validation)
+    split = Split(*(subsample(part, arguments.limit) for part in parts), labelled=len(labelled))
     terminal.say(
-        f"{data_set.title} in {root}: {len(training)} pictures to train on, {len(validation)} to "
-        f"validate, {len(testing)} to paint\n({settings['labels']})"
+        f"{data_set.title} in {root}: {len(split.training)} pictures to train on, "
+        f"{len(split.validation)} to validate, {len(split.testing)} to paint\n"
+        f"({data_set.label_note(len(labelled), root)})"
     )
-    return parts
+    return split
 
 
 def default_epochs(data_set):
@@ -60,12 +87,12 @@ def default_epochs(data_set):
     return data_set.epochs * (1 if device_kind() == "cpu" else GPU_EPOCHS_FACTOR)
 
 
-def open_folder(settings, lock, data_set):
+def open_folder(settings, lock, data_set, team):
     """Open the run's folder.
 
-    lock: ExitStack that then keeps other processes away from it; data_set: its row of DATASETS.
-    Returns (its path as text, settings to keep: {} for a run that is finished). A run that goes on
-    keeps its epochs, its steps and their precision, whatever machine it is on now.
+    lock: ExitStack that then keeps other processes away from it; data_set: its row of DATASETS;
+    team: that trains. Returns (its path as text, settings to keep: {} for a run that is finished).
+    A run that resumes keeps its epochs, its steps and their precision, whatever machine it is on.
     """
     folder = run_folder.open_run(Path(settings["runs_dir"]), settings["run"])
     earlier = run_folder.earlier_settings(folder)
@@ -77,7 +104,7 @@ def open_folder(settings, lock, data_set):
     checkpoint.check_kept(folder)
     lock.enter_context(run_folder.lock_run(folder))
     precision = settings["precision"]
-    together = settings["batch_size"] * devices.team().devices
+    together = settings["batch_size"] * team.devices
     decided |= {
         "pictures_a_step": earlier.get("pictures_a_step", together),
         "training_precision": earlier.get("training_precision")
@@ -90,17 +117,15 @@ def open_folder(settings, lock, data_set):
     return str(folder), decided
 
 
-def tell_plan(network, settings, trained, predicted):
-    """Say on what, in what and about how long training will go on.
+def tell_plan(job, network, trained, predicted):
+    """Say on what, in which precision and about how long training will go on.
 
     trained, predicted: how many pictures will be, in all.
     """
-    team = devices.team()
-    seconds = expected_seconds(
-        network, settings["image_shape"], settings["training_precision"], trained, predicted
-    )
-    minutes = math.ceil(seconds / 60 / team.devices)
+    settings, devices = job.settings, job.team.devices
+    precision = settings["training_precision"]
+    seconds = expected_seconds(network, settings["image_shape"], precision, trained, predicted)
     terminal.say(
-        f"{settings['training_precision']}, {settings['pictures_a_step']} pictures a step, on "
-        f"{device_names(team.devices)}: about {minutes} min in all"
+        f"{precision}, {settings['pictures_a_step']} pictures a step, on {device_names(devices)}: "
+        f"about {math.ceil(seconds / 60 / devices)} min in all"
     )

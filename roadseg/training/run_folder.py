@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import itertools
+import json
 import os
 import platform
 import subprocess
@@ -17,19 +18,10 @@ try:
 except ImportError:  # Windows has none; a second process goes unnoticed there
     fcntl = None
 
-# A run goes on only with these as they were.
+# A run resumes only with these as they were, and with the same recipe.
 FIXED_SETTINGS = (
-    "dataset",
-    "classes",
-    "data_digest",
-    "vgg",
-    "image_shape",
-    "batch_size",
-    "learning_rate",
-    "precision",
-    "seed",
-    "limit",
-    "backend",
+    *("dataset", "classes", "data_digest", "vgg", "image_shape", "batch_size", "learning_rate"),
+    *("precision", "seed", "limit", "backend"),
 )
 
 
@@ -83,13 +75,23 @@ def is_finished(folder, settings):
     Raises UserError where a setting differs that makes going on wrong.
     """
     earlier = earlier_settings(folder)
-    for name in FIXED_SETTINGS if earlier else ():
-        if earlier.get(name) != settings[name]:
+    if not earlier:
+        return False
+    before, now = _fixed(earlier), _fixed(settings)
+    for name in before | now:
+        if before.get(name) != now.get(name):
             raise UserError(
-                f"{folder}: this run has {name} {earlier.get(name)}, not {settings[name]}; "
-                "give the same settings to go on with it, or another --run"
+                f"{folder}: this run has {name} {before.get(name)}, not {now.get(name)}; "
+                "give the same settings to resume it, or another --run"
             )
     return (folder / "metrics.json").is_file() and earlier["epochs"] >= settings["epochs"]
+
+
+def _fixed(settings):
+    """Return what must be as it was, as JSON keeps it: {name: value}."""
+    fixed = {name: settings.get(name) for name in FIXED_SETTINGS}
+    fixed |= {f"recipe's {name}": value for name, value in settings.get("recipe", {}).items()}
+    return json.loads(json.dumps(fixed))
 
 
 def git_commit():

@@ -1,0 +1,176 @@
+"""Trained networks in other formats: written, opened in the format's own runtime, compared."""
+
+import importlib
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from roadseg.answering.predictor import with_probabilities
+from roadseg.engine import keras
+from roadseg.errors import UserError, WrongAnswerError
+
+LARGEST_DIFFERENCE = 1e-4  # of probabilities
+
+CHECKED_PICTURES = 4
+
+ROUNDS = 3  # of these, for the speeds
+
+
+def open_saved_model(path):
+    import tensorflow as tf
+
+    model = tf.saved_model.load(str(path))
+    return lambda pictures: model.serve({"picture": pictures})["probabilities"].numpy()
+
+
+def open_onnx(path):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda pictures: session.run(["probabilities"], {"picture": pictures})[0]
+
+
+def open_litert(path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    run = Interpreter(str(path), num_threads=os.cpu_count()).get_signature_runner()
+    return lambda pictures: run(picture=pictures)["probabilities"]
+
+
+def open_openvino(path):
+    import openvino
+
+    # Some processors would compute with fewer digits by default.
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    model = openvino.Core().compile_model(path, "CPU", exact)
+    return lambda pictures: model({"picture": pictures})["probabilities"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format: what Keras calls it, what it is called, what it needs, and how it is run."""
+
+    keras_name: str
+    file_name: Path  # the default; its suffix is a must
+    modules: tuple[str, ...]
+    open: Callable
+
+
+FORMATS = {
+    "saved_model": Format("tf_saved_model", Path("saved_model"), (), open_saved_model),
+    "onnx": Format("onnx", Path("model.onnx"), ("tf2onnx", "onnxruntime"), open_onnx),
+    "litert": Format("litert", Path("model.tflite"), ("ai_edge_litert",), open_litert),
+    "openvino": Format("openvino", Path("model.xml"), ("openvino",), open_openvino),
+}
+
+
+class Resample(keras.layers.Layer):
+    """Resizes pictures [N, H, W, C] as `resample` does, by two products of matrices.
+
+    shape: (height, width); without it a second input has the size that is wanted. Written with
+    arithmetic alone, because no two formats agree on what resizing is.
+    """
+
+    def __init__(self, shape=None, **options):
+        super().__init__(**options)
+        self.shape = shape
+
+    def call(self, pictures, reference=None):
+        ops = keras.ops
+        wanted = self.shape or ops.shape(reference)[1:3]
+        rows, columns = map(self._weights, ops.shape(pictures)[1:3], wanted)
+        planes = ops.transpose(ops.cast(pictures, "float32"), (0, 3, 1, 2))
+        planes = ops.matmul(ops.matmul(rows, planes), ops.transpose(columns))
+        return ops.transpose(planes, (0, 2, 3, 1))
+
+    @staticmethod
+    def _weights(given, wanted):
+        """The share of each given pixel in each wanted one: float32 [wanted, given].
+
+        A triangle about the wanted pixel's centre, as wide as the larger of the two pixels to
+        either side. The centres' distances are whole numbers in units of 1 / (2 given wanted),
+        which keeps them exact in pictures of any size.
+        """
+        ops = keras.ops
+        centres = [2 * ops.arange(size, dtype="int32") + 1 for size in (wanted, given)]
+        distances = ops.abs(centres[0][:, None] * given - centres[1][None] * wanted)
+        reach = ops.cast(2 * ops.maximum(given, wanted), "float32")
+        weights = ops.relu(1 - ops.cast(distances, "float32") / reach)
+        return weights / ops.sum(weights, axis=1, keepdims=True)
+
+    def compute_output_shape(self, pictures_shape, reference_shape=None):
+        return (pictures_shape[0], *(self.shape or reference_shape[1:3]), pictures_shape[3])
+
+
+def whole_network(network, calibration, image_shape):
+    """Put around a network what `predict.py` does around it.
+
+    network: of `main.layers`; calibration: (slope, offset) of `fit_calibration`;
+    image_shape: (height, width) to predict at. Returns a model: {"picture": uint8 [N, H, W, 3]}
+    -> {"probabilities": float32 [N, H, W, classes]}.
+    """
+    picture = keras.Input((None, None, 3), dtype="uint8", name="picture")
+    predict = with_probabilities(network, calibration)
+    probabilities = predict(Resample(tuple(image_shape), name="shrink")(picture))
+    answer = Resample(name="enlarge")(probabilities, picture)
+    return keras.Model({"picture": picture}, {"probabilities": answer})
+
+
+def refuse_what_cannot_be_written(form, output):
+    """Raise UserError for a wrong name, a missing package, or another engine than TensorFlow."""
+    if keras.backend.backend() != "tensorflow":
+        raise UserError("exporting needs TensorFlow: unset KERAS_BACKEND for it")
+    if (suffix := form.file_name.suffix) and output.suffix != suffix:
+        raise UserError(f"{output}: expected a name that ends with {suffix}")
+    if output.is_dir() and not (output / "saved_model.pb").is_file():
+        raise UserError(f"{output}: is a folder that holds something else; give another --output")
+    if output.is_file() and not suffix:
+        raise UserError(f"{output}: is a file; this format is a folder: give another --output")
+    absent = [module for module in form.modules if not importlib.util.find_spec(module)]
+    if missing := [module.replace("_", "-") for module in absent]:
+        raise UserError(
+            f"this format needs {' and '.join(missing)}, which is not installed: pip install -r "
+            f"requirements-export.txt, or pip install {' '.join(missing)}"
+        )
+
+
+def compare(answer, expected, pictures):
+    """Let an exported network answer pictures, one by one and several at once.
+
+    answer, expected: functions uint8 [N, H, W, 3] -> float32 [N, H, W, classes]; pictures: uint8
+    [H, W, 3]. Returns a line that tells the largest difference and both speeds. Raises
+    WrongAnswerError where the difference is too large.
+    """
+    batches = [picture[None] for picture in pictures]
+    several = [np.repeat(batches[0], 2, axis=0)]
+    largest = max(np.abs(answer(batch) - expected(batch)).max() for batch in batches + several)
+    if not largest <= LARGEST_DIFFERENCE:
+        raise WrongAnswerError(
+            f"the exported network's probabilities differ by {largest:.1e} from the run's, more "
+            f"than {LARGEST_DIFFERENCE}; nothing was written"
+        )
+    seconds = dict.fromkeys((answer, expected), 0.0)
+    for _ in range(ROUNDS):
+        for function in seconds:
+            started = time.perf_counter()
+            for batch in batches:
+                function(batch)
+            seconds[function] += time.perf_counter() - started
+    theirs, ours = (ROUNDS * len(batches) / spent for spent in seconds.values())
+    return (
+        f"checked on {len(batches)} pictures: largest difference {largest:.1e}; one by one "
+        f"{theirs:.2f} pictures a second, here {ours:.2f}"
+    )
+
+
+def publish(source, target):
+    """Move everything from one folder to another, in place of what has the same name there."""
+    for path in sorted(source.iterdir()):  # an OpenVINO .bin before the .xml that names it
+        if path.is_dir():
+            shutil.rmtree(target / path.name, ignore_errors=True)
+        os.replace(path, target / path.name)

@@ -1,0 +1,117 @@
+"""Pictures and videos to answer: found by what a person types, each with where its answers go."""
+
+import contextlib
+import glob
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from roadseg.answering import video
+from roadseg.answering.painting import encode_png
+from roadseg.data.layouts import PICTURE_SUFFIXES
+from roadseg.data.pictures import read_image
+from roadseg.errors import UserError
+
+SUFFIXES = (*PICTURE_SUFFIXES, *video.SUFFIXES, ".gif")  # what is looked for in folders
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to read, one frame long. name: of what is made of it."""
+
+    path: Path
+    name: str
+    expected = 1  # frames
+
+    def __iter__(self):
+        yield self.path
+
+    def read(self, frame):
+        """Read uint8 [H, W, 3]."""
+        return read_image(frame)
+
+    def suffix(self, lossless):
+        """Return the suffix of what is made of it."""
+        return ".png"
+
+    def encode(self, picture, lossless):
+        """Return bytes of uint8 [H, W, 3] or [H, W]."""
+        return encode_png(picture)
+
+    @contextlib.contextmanager
+    def writing(self, path, lossless):
+        """Open a file: a context manager of write(encoded, frame)."""
+        yield lambda encoded, _: path.write_bytes(encoded)
+
+
+def find_sources(paths):
+    """Find the pictures and videos that paths stand for.
+
+    paths: files, folders, globs, "camera:0". Returns Pictures and Videos whose name is the
+    output's, below the folder they were found in, without suffix where that is enough. Raises
+    UserError for a path that stands for nothing.
+    """
+    found = {}
+    for text in paths:
+        files = _find_files(text)
+        if not files:
+            raise UserError(
+                f"{text}: nothing found; expected a picture, a video, a folder, a glob, or camera:0"
+            )
+        found |= files
+    names = [relative.with_suffix("").as_posix() for relative in found.values()]
+    return [
+        (video.Video if is_video(path) else Picture)(
+            path, name if names.count(name) == 1 else relative.as_posix()
+        )
+        for (path, relative), name in zip(found.items(), names, strict=True)
+    ]
+
+
+def _find_files(text):
+    """Return {path: name with suffix, below the folder that was named} of what a person typed."""
+    path = Path(text)
+    if text.startswith(video.CAMERA):
+        return {text: Path(text.replace(":", "_"))}
+    if path.is_dir():
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        return {file: file.relative_to(path) for file in inside}
+    matches = [path] if path.is_file() else map(Path, sorted(glob.glob(text)))
+    return {file: Path(file.name) for file in matches}
+
+
+def is_video(path):
+    """Tell videos from pictures: by their names, or by what is in them where these tell nothing."""
+    suffix = Path(path).suffix.lower()
+    if suffix in PICTURE_SUFFIXES:
+        return False
+    try:
+        with Image.open(path) as opened:
+            return getattr(opened, "is_animated", False)
+    except (OSError, ValueError):
+        return True
+
+
+def plan_targets(sources, output, kinds):
+    """Decide where each answer goes.
+
+    kinds: {name: whether it must be kept without loss}. Returns {source: {kind: path to write}}.
+    Raises UserError where a path is one of the inputs, or that of two sources.
+    """
+    inputs, owners, targets = {Path(source.path).resolve() for source in sources}, {}, {}
+    for source in sources:
+        targets[source] = {
+            kind: output / f"{source.name}_{kind}{source.suffix(lossless)}"
+            for kind, lossless in kinds.items()
+        }
+        for path in targets[source].values():
+            if path.resolve() in inputs:
+                raise UserError(f"{path}: is one of the files to read; give another --output")
+            owner = owners.setdefault(path.resolve(), source)
+            if owner is not source:
+                raise UserError(
+                    f"{path}: both {owner.path} and {source.path} would be written there; predict "
+                    "them one after the other, each with an --output of its own"
+                )
+    return targets

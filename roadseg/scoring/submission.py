@@ -1,0 +1,70 @@
+"""A submission for KITTI's server: roads of the testing pictures, as seen from above."""
+
+import io
+import zipfile
+
+import imageio.v3 as imageio
+import numpy as np
+
+from roadseg import terminal
+from roadseg.answering.painting import to_confidence
+from roadseg.answering.predictor import PREDICTION_BATCH, predict_samples
+from roadseg.data.calibration_files import read_calibrations
+from roadseg.errors import UserError
+from roadseg.files import write_atomically
+from roadseg.scoring import birds_eye
+from roadseg.scoring.metrics import ROAD
+
+OFFICIAL_TESTING_COUNT = 290
+
+ADVICE = (
+    "KITTI takes no submissions of student work or of small modifications: it asks to score them "
+    "on a part of the training set, as `python evaluate.py RUN` does."
+)
+
+
+def pack_submission(path, predict, samples, image_shape):
+    """Write a zip of the samples' road probabilities as seen from above, as KITTI's server wants.
+
+    8-bit grey PNGs of 800x400 in the root of the zip, um_road_000000.png for um_000000.png. Raises
+    UserError, before anything is predicted, where the samples are not KITTI's testing pictures or
+    one has no whole calibration file.
+    """
+    calibrations, faults = read_calibrations(samples)
+    if len(samples) != OFFICIAL_TESTING_COUNT or faults or len(calibrations) != len(samples):
+        raise UserError(
+            f"{samples[0].picture.parent}: {len(samples)} testing pictures, "
+            f"{len(calibrations)} of them with a whole calibration file; expected KITTI's "
+            f"{OFFICIAL_TESTING_COUNT} with all of theirs"
+            + (f" (first fault: {next(iter(faults.values()))})" if faults else "")
+        )
+
+    def write(temporary):
+        with zipfile.ZipFile(temporary, "w") as archive:
+            output = predict_samples(predict, samples, image_shape, PREDICTION_BATCH)
+            for sample, picture, probabilities in terminal.progress(
+                output, total=len(samples), desc="submission", unit="picture"
+            ):
+                places = birds_eye.find_places(calibrations[sample.name], *picture.shape[:2])
+                confidence = to_confidence(probabilities[..., ROAD])
+                seen = birds_eye.look_down(confidence, places)
+                png = imageio.imwrite("<bytes>", seen, extension=".png")
+                archive.writestr(f"{sample.name.replace('_', '_road_')}.png", png)
+
+    write_atomically(path, write)
+    read_submission(path)
+    terminal.say(f"{path}: {len(samples)} pictures as KITTI's server takes them.\n{ADVICE}")
+
+
+def read_submission(path):
+    """Read a submission back: {name: uint8 [800, 400]}. Raises UserError where it is none."""
+    confidences = {}
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            array = imageio.imread(io.BytesIO(archive.read(entry)))
+            if array.shape != birds_eye.SHAPE or array.dtype != np.uint8:
+                raise UserError(f"{path}: {entry.filename} is {array.shape} of {array.dtype}")
+            confidences[entry.filename] = array
+    if len(confidences) != OFFICIAL_TESTING_COUNT:
+        raise UserError(f"{path}: {len(confidences)} pictures; expected {OFFICIAL_TESTING_COUNT}")
+    return confidences
