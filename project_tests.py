@@ -37,11 +37,11 @@ from tests.small import (
     KITTI,
     NARROW_BLOCKS,
     REAL_SAMPLES,
-    SMALL_BLOCKS,
     needs_jax,
     one_batch,
     set_small_scores,
     small_network,
+    small_vgg,
     train_one_batch,
 )
 
@@ -74,14 +74,14 @@ def test_load_vgg(random):
 
 @pytest.mark.parametrize("shape", [(64, 96), (75, 61), (1, 1), (375, 1242)])
 def test_load_vgg_gives_three_scales_of_any_size(shape):
-    vgg = main.load_vgg({}, SMALL_BLOCKS, head_channels=8)
+    vgg = small_vgg()
     outputs = vgg.predict_on_batch(np.zeros((1, *shape, 3), np.uint8))
     for output, scale in zip(outputs, (8, 16, 32), strict=True):
         assert output.shape[1:3] == tuple(-(-size // 32) * 32 // scale for size in shape)
 
 
 def test_load_vgg_reads_bytes_and_floats_alike(random):
-    vgg = main.load_vgg({}, SMALL_BLOCKS, head_channels=8)
+    vgg = small_vgg()
     picture = random.integers(0, 256, (1, 40, 50, 3), dtype=np.uint8)
     for ours, theirs in zip(
         vgg.predict_on_batch(picture), vgg.predict_on_batch(picture.astype(np.float32)), strict=True
@@ -113,7 +113,7 @@ def test_full_vgg_turns_fully_connected_layers_into_convolutions(tmp_path, rando
     path = tmp_path / "vgg16.h5"
     written = write_keras_vgg_file(path, random)
     weights = vgg_weights.read(str(path), tmp_path)
-    vgg = main.load_vgg(weights, NARROW_BLOCKS)
+    vgg = main.load_vgg(weights)
     last_pool = keras.Model(vgg.input, [vgg.get_layer("block5_pool").output, vgg.outputs[2]])
     features, found = last_pool.predict_on_batch(
         random.integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
@@ -127,11 +127,11 @@ def test_full_vgg_turns_fully_connected_layers_into_convolutions(tmp_path, rando
 
 def test_weights_of_an_earlier_run_are_taken(tmp_path):
     """Its convolutions, fc6 and fc7 come along, whatever its classes; its scores do not."""
-    earlier = main.layers(main.load_vgg({}, NARROW_BLOCKS, head_channels=8), num_classes=3)
+    earlier = main.layers(small_vgg(blocks=NARROW_BLOCKS), num_classes=3)
     earlier.save_weights(tmp_path / "best.weights.h5")
     weights = vgg_weights.read(str(tmp_path / "best.weights.h5"), tmp_path)
     assert set(weights) == {*vgg_weights.CONVOLUTION_NAMES, "fc6", "fc7"}
-    vgg = main.load_vgg(weights, NARROW_BLOCKS)
+    vgg = main.load_vgg(weights)
     for name in weights:
         for ours, theirs in zip(
             vgg.get_layer(name).get_weights(), earlier.get_layer(name).get_weights(), strict=True
@@ -291,7 +291,7 @@ def test_nothing_is_learnt_where_all_is_void(random):
 
 def test_operations_are_counted_as_by_hand():
     """Two for each weight of a convolution at each of its places, in a padded picture."""
-    network = main.layers(main.load_vgg({}, SMALL_BLOCKS, head_channels=8), 3)
+    network = main.layers(small_vgg(), 3)
     by_hand = 0
     for size, channels_in, channels, scale in (
         (3, 3, 4, 1),

@@ -1,5 +1,6 @@
 """Small networks, pictures and runs, and what the tests do with them."""
 
+import dataclasses
 import fractions
 import functools
 import importlib.util
@@ -16,6 +17,7 @@ import main
 import predict
 from main import keras
 from roadseg.answering.predictor import predictor
+from roadseg.data import vgg_weights
 from roadseg.data.datasets import DATASETS
 from roadseg.data.pictures import VOID
 from roadseg.scoring.tally import Tally
@@ -29,9 +31,30 @@ NARROW_BLOCKS = tuple((count, 4) for count, _ in main.VGG_BLOCKS)
 KITTI = DATASETS["kitti"]
 
 
-def small_network(num_classes=2):
+SMALL_RECIPE = dataclasses.replace(main.RECIPE, head_channels=8)
+
+
+def small_vgg(weights=None, blocks=SMALL_BLOCKS, recipe=SMALL_RECIPE):
+    return main.load_vgg(weights or {}, recipe, blocks)
+
+
+def small_network(num_classes=2, recipe=SMALL_RECIPE):
     keras.utils.set_random_seed(0)
-    return main.layers(main.load_vgg({}, SMALL_BLOCKS, head_channels=8), num_classes)
+    return main.layers(small_vgg(recipe=recipe), num_classes, recipe)
+
+
+def narrow_weights(channels=4, head_channels=8):
+    """Weights of a narrow VGG16, fc6 and fc7 included, as a file holds them: {name: array}."""
+    random, inputs, weights = np.random.default_rng(0), 3, {}
+    shapes = {name: (3, 3, channels) for name in vgg_weights.CONVOLUTION_NAMES}
+    shapes |= {"fc6": (7, 7, head_channels), "fc7": (1, 1, head_channels)}
+    for name, (*size, outputs) in shapes.items():
+        deviation = np.sqrt(2 / (np.prod(size) * inputs))
+        kernel = random.normal(0, deviation, (*size, inputs, outputs))
+        weights[f"{name}/kernel"] = kernel.astype(np.float32)
+        weights[f"{name}/bias"] = np.zeros(outputs, np.float32)
+        inputs = outputs
+    return weights
 
 
 def set_small_scores(network, random):
@@ -75,7 +98,7 @@ def one_batch(shape):
 
 def train_one_batch(folder, network, batch, epochs, total_epochs, rate, stopping=None):
     """Train on one batch, 20 times an epoch, as `main.run` would. Returns its validate."""
-    make_trainer = functools.partial(main.optimize, network, rate, 20 * total_epochs)
+    compile_network = functools.partial(main.optimize, network, rate, 20 * total_epochs)
     pictures, labels = batch
 
     def validate():
@@ -86,8 +109,8 @@ def train_one_batch(folder, network, batch, epochs, total_epochs, rate, stopping
                 stopping.check()
         return tally
 
-    state = trainer.Training(network, make_trainer, folder)
-    main.train_nn(state, repeat(batch, 20), epochs, 2, validate, stopping)
+    state = trainer.Training(network, compile_network, folder)
+    main.train_nn(state, Repeat(batch, 20), epochs, 2, validate, stopping)
     return validate
 
 
@@ -98,14 +121,17 @@ def even_tally():
     return tally
 
 
-def repeat(batch, times):
-    """Make a get_batches_fn that gives one batch again and again."""
+class Repeat:
+    """A get_batches_fn that gives one batch again and again."""
 
-    def get_batches_fn(batch_size, epoch=0, first=0):
-        return [batch] * (times - first)
+    def __init__(self, batch, times):
+        self.batch, self.times = batch, times
 
-    get_batches_fn.names = lambda *_: ["one", "two"]
-    return get_batches_fn
+    def __call__(self, batch_size, epoch=0, first=0):
+        return [self.batch] * (self.times - first)
+
+    def names(self, batch_size, epoch, number):
+        return ["one", "two"]
 
 
 def run_predict(trained, *arguments):
@@ -150,42 +176,14 @@ def zip_of(entries, path):
 
 
 def run_kitti(data_dir, runs_dir, *more):
-    return run_main(
-        "--dataset",
-        "kitti",
-        "--data-dir",
-        data_dir,
-        "--runs-dir",
-        runs_dir,
-        "--run",
-        "first",
-        "--image-shape",
-        32,
-        96,
-        "--vgg",
-        "none",
-        *more,
-    )
+    folders = ("--data-dir", data_dir, "--runs-dir", runs_dir, "--run", "first")
+    return run_main("--dataset", "kitti", *folders, "--image-shape", 32, 96, *more)
 
 
-def run_camvid(data_dir):
-    return run_main(
-        "--dataset",
-        "camvid",
-        "--data-dir",
-        data_dir,
-        "--runs-dir",
-        data_dir / "runs",
-        "--run",
-        "city",
-        "--image-shape",
-        32,
-        64,
-        "--epochs",
-        1,
-        "--vgg",
-        "none",
-    )
+def run_camvid(data_dir, *more):
+    folders = ("--data-dir", data_dir, "--runs-dir", data_dir / "runs", "--run", "city")
+    shape = ("--image-shape", 32, 64, "--epochs", 1)
+    return run_main("--dataset", "camvid", *folders, *shape, *more)
 
 
 def rotated():

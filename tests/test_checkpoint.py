@@ -14,7 +14,7 @@ import pytest
 import main
 from roadseg.errors import TrainingError, UserError
 from roadseg.training import checkpoint, trainer
-from tests.small import even_tally, one_batch, repeat, small_network
+from tests.small import Repeat, even_tally, one_batch, small_network
 
 
 def small_state(saves):
@@ -126,7 +126,7 @@ def test_a_full_disk_ends_training_and_keeps_what_was_saved(tmp_path, monkeypatc
 
     monkeypatch.setattr(np, "savez", write_half)
     with pytest.raises(TrainingError, match="No space left on device; what was saved"):
-        main.train_nn(state, repeat(one_batch((32, 64)), 1), 1, 2, even_tally)
+        main.train_nn(state, Repeat(one_batch((32, 64)), 1), 1, 2, even_tally)
     names = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     assert names == {path.name for path in before} | {"best_0001.weights.h5"}
     assert all(path.read_bytes() == content for path, content in before.items())
@@ -142,4 +142,4 @@ def test_a_folder_that_vanished_ends_training_with_one_line(tmp_path):
         return even_tally()
 
     with pytest.raises(TrainingError, match="No such file or directory"):
-        main.train_nn(state, repeat(one_batch((32, 64)), 1), 1, 2, vanish)
+        main.train_nn(state, Repeat(one_batch((32, 64)), 1), 1, 2, vanish)

@@ -66,7 +66,7 @@ def test_only_what_may_be_mirrored_is(monkeypatch, random):
     keep_still(monkeypatch)
     label = np.zeros((8, 20), np.uint8)
     label[:, :5] = 1
-    picture = np.repeat(label[..., None], 3, axis=-1)
+    picture = np.Repeat(label[..., None], 3, axis=-1)
     for mirrored, expected in ((True, {0, 1}), (False, {1})):
         labels = [augmentation.augment(picture, label, random, mirrored)[1] for _ in range(20)]
         assert {int(changed[4, 1]) for changed in labels} == expected
@@ -86,7 +86,7 @@ def test_a_square_is_stretched_and_leans(name, value, expected, monkeypatch, ran
     monkeypatch.setattr(augmentation, name, (value, value))
     label = np.zeros((50, 200), np.uint8)
     label[15:35, 80:120] = 1
-    picture = np.repeat(label[..., None], 3, axis=-1)
+    picture = np.Repeat(label[..., None], 3, axis=-1)
     _, changed = augmentation.augment(picture, label, random, mirrored=False)
     np.testing.assert_array_equal(np.argwhere(changed == 1)[[0, -1]], expected)
 

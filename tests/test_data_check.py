@@ -175,7 +175,7 @@ def test_good_data_are_looked_at_once(spoilt, tmp_path, monkeypatch):
 
 def test_pictures_of_every_kind_are_read(tmp_path, random):
     """Grey, 16 bits, transparency, palette, CMYK, rotated: what a person would see."""
-    array = np.repeat(np.repeat(random.integers(0, 256, (4, 6, 3), dtype=np.uint8), 8, 0), 8, 1)
+    array = np.Repeat(np.Repeat(random.integers(0, 256, (4, 6, 3), dtype=np.uint8), 8, 0), 8, 1)
     picture, grey = Image.fromarray(array), np.array(array[..., 0])
     wide = Image.fromarray(grey.astype(np.uint16) * 257)
     see_through = picture.convert("RGBA")

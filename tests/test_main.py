@@ -137,8 +137,8 @@ def own(narrow, tmp_path, random):
     for folder in ("pictures", "masks", "testing"):
         (tmp_path / folder).mkdir()
     for index in range(10):
-        mask = np.repeat(random.integers(0, 3, 6, dtype=np.uint8), 16)[:, None].repeat(64, axis=1)
-        picture = np.array([40, 220, 120], np.uint8)[mask][..., None].repeat(3, axis=-1)
+        mask = np.Repeat(random.integers(0, 3, 6, dtype=np.uint8), 16)[:, None].Repeat(64, axis=1)
+        picture = np.array([40, 220, 120], np.uint8)[mask][..., None].Repeat(3, axis=-1)
         Image.fromarray(picture).save(tmp_path / "pictures" / f"a {index}.jpg")
         Image.fromarray(mask).save(tmp_path / "masks" / f"a {index}.png")
     Image.fromarray(picture).save(tmp_path / "testing" / "new.png")

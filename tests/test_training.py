@@ -19,9 +19,9 @@ from roadseg.scoring.evaluation import score_pictures
 from roadseg.training import checkpoint, trainer
 from tests.small import (
     SMALL_BLOCKS,
+    Repeat,
     even_tally,
     one_batch,
-    repeat,
     run_kitti,
     small_network,
     train_one_batch,
@@ -52,7 +52,7 @@ def test_averaged_weights_are_validated_and_kept(tmp_path, monkeypatch):
     make_trainer = functools.partial(main.optimize, network, 1e-2, 40)
     main.train_nn(
         trainer.Training(network, make_trainer, tmp_path),
-        repeat(one_batch((32, 64)), 3),
+        Repeat(one_batch((32, 64)), 3),
         2,
         2,
         compare_with_average,
@@ -184,7 +184,7 @@ def test_nan_goes_back_three_times_and_then_gives_up(tmp_path, capsys):
         bias.assign(np.full(2, np.nan))  # behind every ReLU, which may hide what is no number
         yield batch
 
-    get_batches_fn.names = repeat(batch, 2).names
+    get_batches_fn.names = Repeat(batch, 2).names
 
     def make_trainer(slowdown, parts):
         trainer = main.optimize(network, 1e-3, 10, slowdown, parts)
@@ -229,7 +229,7 @@ def test_a_batch_that_does_not_fit_is_cut_and_its_gradients_added(tmp_path, monk
         network = small_network()
         make_trainer = functools.partial(main.optimize, network, 1e-3, 2)
         state = trainer.Training(network, make_trainer, tmp_path / name)
-        main.train_nn(state, repeat((pictures, labels), 2), 1, 2, even_tally)
+        main.train_nn(state, Repeat((pictures, labels), 2), 1, 2, even_tally)
         weights[name] = network.get_weights()
         arrays, progress = checkpoint.load(tmp_path / name, print)
         assert arrays["optimizer/0/iteration"] == 2 and progress.parts == 2 // limit

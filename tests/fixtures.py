@@ -1,0 +1,90 @@
+"""What tests start from: drawn pictures, a narrow VGG16, runs that are trained already."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from roadseg import engine
+from roadseg.drawn import scenes
+from tests.small import SMALL, narrow_weights, run_camvid, run_kitti
+
+
+@pytest.fixture
+def random():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory):
+    """A data folder whose data_road holds small drawn scenes."""
+    folder = tmp_path_factory.mktemp("data")
+    scenes.draw_data_set(folder / "data_road", (5, 5, 5), (1, 1, 1), shape=SMALL)
+    return folder
+
+
+@pytest.fixture
+def spoilt(drawn, tmp_path):
+    """A copy of the drawn data that a test may spoil."""
+    shutil.copytree(drawn, tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def bfloat16():
+    engine.keras.config.set_dtype_policy("mixed_bfloat16")
+    yield
+    engine.keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(scope="session")
+def narrow_vgg(tmp_path_factory):
+    """The path of a VGG16 with four channels a layer, for --vgg: a network in a tenth of the time."""
+    path = tmp_path_factory.mktemp("vgg") / "narrow.npz"
+    np.savez(path, **narrow_weights())
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(drawn, narrow_vgg, tmp_path_factory):
+    """The folder of a small run on the drawn data. Tests leave it as it is."""
+    runs = tmp_path_factory.mktemp("runs")
+    assert run_kitti(drawn, runs, "--vgg", narrow_vgg, "--epochs", 1) == 0
+    return runs / "first"
+
+
+@pytest.fixture
+def frames(random):
+    """Twelve frames of 31x45, none like another."""
+    coarse = random.integers(0, 256, (12, 4, 5, 3), dtype=np.uint8)
+    return [np.asarray(Image.fromarray(small).resize((45, 31))) for small in coarse]
+
+
+def draw_camvid(folder):
+    """Write a data folder with CamVid's layout: drawn pictures as WebP, numbers as labels."""
+    random = np.random.default_rng(0)
+    for part, count in {"train": 4, "val": 2}.items():
+        pictures, labels = (folder / "camvid" / name for name in (part, f"{part}annot"))
+        pictures.mkdir(parents=True)
+        labels.mkdir()
+        for index in range(count):
+            label = np.Repeat(random.integers(0, 12, 48, dtype=np.uint8)[:, None], 64, axis=1)
+            picture = np.Repeat(20 * label[..., None], 3, axis=-1)
+            Image.fromarray(picture).save(pictures / f"{part}_{index}.webp", lossless=True)
+            Image.fromarray(label).save(labels / f"{part}_{index}.png")
+    return folder
+
+
+@pytest.fixture
+def camvid(tmp_path):
+    """A data folder with CamVid's layout, that a test may spoil."""
+    return draw_camvid(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def trained_on_camvid(narrow_vgg, tmp_path_factory):
+    """The folder of a small run of eleven classes. Tests leave it as it is."""
+    folder = draw_camvid(tmp_path_factory.mktemp("camvid"))
+    assert run_camvid(folder, "--vgg", narrow_vgg) == 0
+    return folder / "runs" / "city"
