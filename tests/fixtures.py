@@ -69,8 +69,8 @@ def draw_camvid(folder):
         pictures.mkdir(parents=True)
         labels.mkdir()
         for index in range(count):
-            label = np.Repeat(random.integers(0, 12, 48, dtype=np.uint8)[:, None], 64, axis=1)
-            picture = np.Repeat(20 * label[..., None], 3, axis=-1)
+            label = np.repeat(random.integers(0, 12, 48, dtype=np.uint8)[:, None], 64, axis=1)
+            picture = np.repeat(20 * label[..., None], 3, axis=-1)
             Image.fromarray(picture).save(pictures / f"{part}_{index}.webp", lossless=True)
             Image.fromarray(label).save(labels / f"{part}_{index}.png")
     return folder
