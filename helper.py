@@ -50,7 +50,7 @@ def _bring(name, data_dir):
     row = DATASETS[name]
     folder = data_dir / row.folder
     if row.drawn:
-        scenes.draw_data_set(folder, DRAWN_TRAINING, DRAWN_TESTING, progress=terminal.progress)
+        scenes.draw_data_set(folder, DRAWN_TRAINING, DRAWN_TESTING)
     elif row.remote and not folder.is_dir():
         archive = data_dir / f"{row.folder}.zip"
         download.download(row.remote, archive)

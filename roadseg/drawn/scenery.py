@@ -114,9 +114,8 @@ def make_noise(generator):
     """Noise of several octaves that repeats, float32 [512, 512], mean 0, deviation 1."""
     white = generator.standard_normal((512, 512), dtype=np.float32)
     cycles = np.hypot(np.fft.fftfreq(512)[:, None], np.fft.rfftfreq(512))
-    weights = np.exp(-((4 * cycles) ** 2)) / np.maximum(
-        cycles, 1 / 128
-    )  # octaves of equal strength
+    octaves = np.maximum(cycles, 1 / 128)  # of equal strength
+    weights = np.exp(-((4 * cycles) ** 2)) / octaves
     noise = np.fft.irfft2(np.fft.rfft2(white) * weights)
     return ((noise - noise.mean()) / noise.std()).astype(np.float32)
 
@@ -172,28 +171,17 @@ def make_tree(generator, x, z):
     (height, radius), foot = generator.uniform((5, 1.4), (12, 3.5)), np.array((x, 0, z))
     trunk = Look("wood", pick_colour(generator, "wood"))
     crown = Look("leaves", pick_colour(generator, "leaves"), 2)
-    parts = [
-        partial(
-            paint_panel,
-            corner=foot - (0.12, 0, 0),
-            along=np.array((0.24, 0, 0)),
-            up=np.array((0, -0.7 * height, 0)),
-            look=trunk,
-        )
-    ]
+
+    def panel(shift, width, rise, look):
+        along, up = np.array((width, 0, 0)), np.array((0, -rise, 0))
+        return partial(paint_panel, corner=foot + shift, along=along, up=up, look=look)
+
+    parts = [panel((-0.12, 0, 0), 0.24, 0.7 * height, trunk)]
     if generator.random() < 0.2:
         return Thing(oval((x, z), (0.1, 0), (0, 0.1), 8), 0, height, parts[0])
     for shift, share in ((0.4, 0.8), (-0.45, 0.75), (0.0, 1.1)):
-        corner = foot + ((shift - share) * radius, -0.22 * height, -0.1 * share)
-        parts.append(
-            partial(
-                paint_panel,
-                corner=corner,
-                along=np.array((2 * share * radius, 0, 0)),
-                up=np.array((0, -0.75 * share * height, 0)),
-                look=crown,
-            )
-        )
+        corner = np.array(((shift - share) * radius, -0.22 * height, -0.1 * share))
+        parts.append(panel(corner, 2 * share * radius, 0.75 * share * height, crown))
     rim = oval((0, 0), (radius, 0), (0, radius), 24) * generator.uniform(0.4, 1.2, (24, 1))
     return Thing(rim + (x, z), height * 0.5, height * 0.85, partial(paint_all, parts=parts))
 
@@ -203,13 +191,8 @@ def make_vehicle(generator, street, x, z, turn=0.0):
     length, outline = pick(generator, VEHICLES)
     heading = np.arctan(np.polyval(np.polyder(street.centre), z)) + turn
     half_width, sine, cosine = generator.uniform(0.82, 0.93), np.sin(heading), np.cos(heading)
-    axes = np.array(
-        (
-            (length * sine, 0, length * cosine),
-            (half_width * cosine, 0, -half_width * sine),
-            (0, -1, 0),
-        )
-    )
+    ahead = (length * sine, 0, length * cosine)
+    axes = np.array((ahead, (half_width * cosine, 0, -half_width * sine), (0, -1, 0)))
     corner = np.array((x, 0, z)) - axes[0] / 2
     footprint = (corner + np.array(((0, -1), (1, -1), (1, 1), (0, 1))) @ axes[:2])[:, [0, 2]]
     faces = vehicle_faces(np.array(outline), np.array(pick(generator, BODY_COLOURS)))
@@ -235,10 +218,8 @@ def vehicle_faces(outline, body):
         faces += [(points[::-side], body), (cabin[::-side], GLASS)]
         for middle in (0.19, 0.81):
             hub = middle, 1.01 * side, 0.33
-            faces += [
-                (oval(hub, (radius / 4.4, 0, 0), (0, 0, side * radius)), colour)
-                for radius, colour in ((0.33, TYRE), (0.19, HUB))
-            ]
+            for radius, colour in ((0.33, TYRE), (0.19, HUB)):
+                faces.append((oval(hub, (radius / 4.4, 0, 0), (0, 0, side * radius)), colour))
     return faces
 
 

@@ -8,13 +8,13 @@ import json
 import shutil
 from collections import namedtuple
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from roadseg import terminal
 from roadseg.data.calibration_files import project_road
 from roadseg.drawn.scenery import (
     CAMERA,
@@ -47,7 +47,7 @@ CAMERAS_METRES = {"P0": (0, 0, 0), "P1": (-0.5372, 0, 0),
                   "P2": (0.0598, -0.0004, 0.0027), "P3": (-0.4731, 0.0024, 0.0027)}
 SENSORS = {"Tr_velo_to_cam": ((0, -1, 0, -0.004), (0, 0, -1, -0.076), (1, 0, 0, -0.272)),
            "Tr_imu_to_velo": ((1, 0, 0, -0.809), (0, 1, 0, 0.32), (0, 0, 1, -0.8))}
-GROUND_END_METRES, NEVER_METRES = 250.0, -1000.0
+GROUND_END_METRES = 250.0
 SHADOW_CELL_METRES, SHADOW_CELLS, SHADOW_CORNER_METRES = 0.15, (600, 900), (-45.0, -15.0)
 LOOKALIKES = ("asphalt", "slabs", "gravel")
 PAINT = (226, 227, 220)
@@ -94,6 +94,10 @@ class Scene:
     calibration: dict
 
 
+# Which side it leaves on (-1 left, 1 right), at which range, and how wide it is.
+SideRoad = namedtuple("SideRoad", "side range_metres half_width_metres")
+
+
 @dataclass(frozen=True)
 class Street:
     """A road: cubic centre line, strips from left to right, painted lines, perhaps a side road."""
@@ -106,8 +110,8 @@ class Street:
     colours: np.ndarray
     road_strip: int
     lines_metres: tuple
-    side_road: tuple
-    crossing_metres: float
+    side_road: SideRoad | None
+    crossing_metres: float | None  # its range
     paint_left: float
     label_range_metres: float
 
@@ -117,6 +121,8 @@ class Street:
 
     def in_side_road(self, lateral, z):
         """Boolean: which places (metres right of the centre line, and range) are side road."""
+        if self.side_road is None:
+            return np.zeros(np.broadcast(lateral, z).shape, bool)
         side, range_metres, half_width_metres = self.side_road
         beyond = side * lateral - self.half_width_metres
         flare = 3 * np.exp(-np.maximum(beyond, 0))
@@ -192,7 +198,9 @@ def make_street(generator, category):
     surface = pick(generator, category.surfaces)
     colour = pick_colour(generator, surface)
     left, right = make_side(generator, colour), make_side(generator, colour)
-    side_road = generator.choice((-1, 1)), generator.uniform(10, 50), generator.uniform(2.5, 4)
+    side_road = SideRoad(
+        generator.choice((-1, 1)), generator.uniform(10, 50), generator.uniform(2.5, 4)
+    )
     return Street(
         centre=generator.normal((0, 0, 0, -camera), (2e-5, 2.4e-3, 0.03, 0.35)),
         half_width_metres=half_width,
@@ -204,8 +212,8 @@ def make_street(generator, category):
         colours=np.array((*left[2][::-1], colour, *right[2])),
         road_strip=len(left[0]),
         lines_metres=make_lines(generator, lanes, lane_metres) if category.marked else (),
-        side_road=side_road if generator.random() < 0.5 else (1, NEVER_METRES, 0),
-        crossing_metres=generator.uniform(8, 40) if generator.random() < 0.12 else NEVER_METRES,
+        side_road=side_road if generator.random() < 0.5 else None,
+        crossing_metres=generator.uniform(8, 40) if generator.random() < 0.12 else None,
         paint_left=generator.uniform(0.3, 3),
         label_range_metres=generator.uniform(58, 72),
     )
@@ -318,8 +326,10 @@ def paint_ground(generator, canvas, street, ground, lateral, maps):
 
 def is_painted(street, lateral, z):
     """Boolean: which places (metres) have a painted line or a stripe of a crossing."""
-    painted = (np.abs(z - street.crossing_metres) < 1.6) & (lateral % 1.0 < 0.5)
-    painted &= np.abs(lateral) < street.half_width_metres
+    painted = np.zeros(lateral.shape, bool)
+    if street.crossing_metres is not None:
+        painted |= (np.abs(z - street.crossing_metres) < 1.6) & (lateral % 1.0 < 0.5)
+        painted &= np.abs(lateral) < street.half_width_metres
     for place, half_width, dash, period in street.lines_metres:
         painted |= (np.abs(lateral - place) < half_width) & ((z + place) % period < dash)
     return painted
@@ -388,14 +398,9 @@ def draw_scene(category, index, seed=0, shape=None):
     calibration, size = make_calibration(generator, shape)
     kind, light = ROADS[category], pick(generator, LIGHTS)
     street, sun = make_street(generator, kind), make_sun(generator)
-    canvas = Canvas(
-        np.zeros((*size, 3), np.float32),
-        np.full(size, np.inf, np.float32),
-        project_road(calibration),
-        make_noise(generator),
-        light,
-        sun,
-    )
+    empty, far_away = np.zeros((*size, 3), np.float32), np.full(size, np.inf, np.float32)
+    noise = make_noise(generator)
+    canvas = Canvas(empty, far_away, project_road(calibration), noise, light, sun)
     things = make_traffic(generator, street, kind)
     for side in (-1, 1):
         things += make_frontage(generator, street, kind, side)
@@ -404,10 +409,8 @@ def draw_scene(category, index, seed=0, shape=None):
     lateral = ground[0] - street.centre_metres(ground[1])
     paint_sky(generator, canvas, ground[2])
     paint_ground(generator, canvas, street, ground, lateral, shadow_maps(things, sun))
-    paint_all(
-        canvas,
-        [thing.paint for thing in sorted(things, key=lambda thing: -thing.footprint[:, 1].mean())],
-    )
+    far_first = sorted(things, key=lambda thing: -thing.footprint[:, 1].mean())
+    paint_all(canvas, [thing.paint for thing in far_first])
     label = make_label(canvas, street, ground, lateral)
     return Scene(expose(generator, canvas), label, calibration)
 
@@ -434,28 +437,14 @@ def is_drawn(folder, recipe):
     return record.is_file() and json.loads(record.read_text()) == recipe
 
 
-def draw_data_set(
-    folder,
-    training=(95, 96, 98),
-    testing=(16, 16, 16),
-    seed=0,
-    shape=None,
-    progress=lambda iterable, **_: iterable,
-):
+def draw_data_set(folder, training=(95, 96, 98), testing=(16, 16, 16), seed=0, shape=None):
     """Writes a data set in KITTI's layout, unless the folder holds just that one already.
 
     `training` and `testing` count the scenes of um, umm and uu; testing goes on where the indices
-    of training end. `progress` wraps the work as tqdm does. Raises UserError if the folder holds
-    something that was not drawn here.
+    of training end. Raises UserError if the folder holds something that was not drawn here.
     """
-    folder = Path(folder)
-    recipe = {
-        "version": DRAWING_VERSION,
-        "seed": seed,
-        "training": list(training),
-        "testing": list(testing),
-        "shape": shape and list(shape),
-    }
+    counts = {"training": list(training), "testing": list(testing)}
+    recipe = {"version": DRAWING_VERSION, "seed": seed, **counts, "shape": shape and list(shape)}
     if is_drawn(folder, recipe):
         return
     unfinished = folder.with_name(folder.name + ".part")
@@ -467,7 +456,7 @@ def draw_data_set(
         for category, first, more in zip(CATEGORIES, training, testing, strict=True)
         for index in range(first + more)
     ]
-    for part, category, index in progress(jobs, desc="drawing road scenes", unit="scene"):
+    for part, category, index in terminal.progress(jobs, desc="drawing", unit="scene"):
         save_scene(unfinished / part, category, index, seed, shape)
     (unfinished / "drawn.json").write_text(json.dumps(recipe) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
