@@ -4,7 +4,6 @@ RUN/report/report.json, RUN/report/testing/*.jpg and RUN/report/validation/*.jpg
 """
 
 import heapq
-import itertools
 
 import imageio.v3 as imageio
 import numpy as np
@@ -54,49 +53,51 @@ class TestingGallery:
 
         picture, painted: uint8 [H, W, 3]; probabilities: float32 [H, W, C].
         """
-        if sample.name in self.names:
-            certain = (
-                probabilities[..., ROAD]
-                if probabilities.shape[-1] == 2
-                else (probabilities.max(axis=-1))
-            )
-            layers = {"picture": picture, "probability": to_confidence(certain)}
-            for layer, image in {**layers, "mask": painted}.items():
-                save_small(self.folder / f"{sample.name}_{layer}.jpg", image)
+        if sample.name not in self.names:
+            return
+        is_road_set = probabilities.shape[-1] == 2
+        certain = probabilities[..., ROAD] if is_road_set else probabilities.max(axis=-1)
+        layers = {"picture": picture, "probability": to_confidence(certain), "mask": painted}
+        for layer, image in layers.items():
+            save_small(self.folder / f"{sample.name}_{layer}.jpg", image)
 
 
 class WorstPictures:
     """Keeps the pictures that a network does worst on; memory holds no more than these."""
 
     def __init__(self):
-        self.heap, self.count = [], itertools.count()
+        self.rows = []  # {"name", "score", "views": {name: picture}}, the worst first
 
     def add(self, sample, picture, label, probabilities, calibration):
         """Look at a picture: uint8 [H, W, 3], uint8 [H, W], float32 [H, W, C], matrices or None."""
         answer = probabilities.argmax(axis=-1)
-        valid = label != VOID
-        score = 100.0 * float(np.mean((answer == label)[valid])) if valid.any() else 100.0
-        if probabilities.shape[-1] == 2:
-            truth, called = (label == ROAD)[valid], (answer == ROAD)[valid]
-            total = int(truth.sum() + called.sum())
-            score = 200.0 * int((truth & called).sum()) / total if total else 100.0
         painted = paint_errors(picture, label, answer)
         views = {"errors": painted}
         if calibration is not None:
             places = birds_eye.find_places(calibration, *label.shape)
             views["above"] = birds_eye.look_down(painted, places)
-        entry = (-score, next(self.count), sample.name, views)
-        (heapq.heappush if len(self.heap) < WORST_SHOWN else heapq.heappushpop)(self.heap, entry)
+        score = score_picture(label, answer, probabilities.shape[-1])
+        row = {"name": sample.name, "score": score, "views": views}
+        self.rows = heapq.nsmallest(WORST_SHOWN, [*self.rows, row], key=lambda row: row["score"])
 
     def save(self, folder):
         """Write the pictures into a run's gallery. Returns [{"name", "score", "views"}]."""
-        gallery, rows = begin(folder, "validation"), []
-        for negative, _, name, views in sorted(self.heap, reverse=True):
-            for view, image in views.items():
+        gallery = begin(folder, "validation")
+        for row in self.rows:
+            for view, image in row["views"].items():
                 size = (ABOVE_HEIGHT, ABOVE_HEIGHT // 2) if view == "above" else None
-                save_small(gallery / f"{name}_{view}.jpg", image, size)
-            rows.append({"name": name, "score": -negative, "views": list(views)})
-        return rows
+                save_small(gallery / f"{row['name']}_{view}.jpg", image, size)
+        return [row | {"views": list(row["views"])} for row in self.rows]
+
+
+def score_picture(label, answer, classes):
+    """Return F1 of road where there are two classes, else accuracy, in percent, of one picture."""
+    valid = label != VOID
+    if classes > 2:
+        return 100.0 * float(np.mean((answer == label)[valid])) if valid.any() else 100.0
+    truth, called = (label == ROAD)[valid], (answer == ROAD)[valid]
+    total = int(truth.sum() + called.sum())
+    return 200.0 * int((truth & called).sum()) / total if total else 100.0
 
 
 def paint_errors(picture, label, answer):

@@ -1,14 +1,13 @@
 """Whether a probability of 0.8 is right in 80 % of the pixels, and how to make it so."""
 
 import numpy as np
-import scipy
+import scipy.optimize
+import scipy.special
 
 from roadseg.scoring.metrics import count_from, count_pairs
 
 LARGEST_LOG_ODDS = 16.0
-
 LOG_ODDS_BINS = 1024  # between minus and plus that
-
 RELIABILITY_BINS = 15
 
 
@@ -50,7 +49,7 @@ def reliability(counts):
 
 
 def calibration_scores(counts):
-    """Say how true the probabilities are.
+    """Say how well the probabilities are calibrated.
 
     counts: int64 of `log_odds_counts`, summed. Returns percentages 0..100 of F1 and IoU at
     probability 0.5 and at the best threshold, that threshold (0..1), and the expected calibration
@@ -77,7 +76,7 @@ def calibration_scores(counts):
 
 
 def fit_calibration(counts):
-    """Fit the slope and offset that turn log-odds into true ones, by maximum likelihood.
+    """Fit the slope and offset that calibrate log-odds, by maximum likelihood (Platt scaling).
 
     counts: int64 of `log_odds_counts`, summed. Returns (slope, offset), (1, 0) where a
     class is missing. (J. Platt: Probabilistic Outputs for Support Vector Machines, 1999; C. Guo et
@@ -88,7 +87,8 @@ def fit_calibration(counts):
     (other, road), log_odds = counts / counts.sum(), bin_log_odds()
 
     def loss(answer):
-        true = answer[0] * log_odds + answer[1]
-        return -(road @ scipy.special.log_expit(true) + other @ scipy.special.log_expit(-true))
+        calibrated = answer[0] * log_odds + answer[1]
+        hits, rejections = (scipy.special.log_expit(sign * calibrated) for sign in (1, -1))
+        return -(road @ hits + other @ rejections)
 
     return tuple(scipy.optimize.minimize(loss, (1.0, 0.0)).x.tolist())
