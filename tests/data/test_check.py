@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from roadseg.data import check
-from roadseg.data.pictures import read_image
+from roadseg.data.check import check_samples
+from roadseg.errors import UserError
 from tests.small import KITTI, error_line, rotated, run_main, zip_of
 
 
@@ -24,6 +24,12 @@ def picture_of(training, name="uu_000003"):
 def change(path, function):
     """Replace a picture by function(array of it)."""
     Image.fromarray(function(np.asarray(Image.open(path)).copy())).save(path)
+
+
+def check(data_dir, memory):
+    """Find and check the pictures as main.py does. Returns the digest of their content."""
+    labelled, testing = KITTI.find(data_dir / "data_road")
+    return check_samples((*KITTI.split(labelled, 0), testing), KITTI, memory)
 
 
 def with_pixel(value):
@@ -130,101 +136,90 @@ NAMED = {
     "labels all road": "road alone",
 }
 
+THROUGH_MAIN = (
+    "picture of 0 bytes",
+    "picture is another's copy",
+    "label missing",
+    "labels all road",
+    "no training",
+)
+
+
+def name_in_line(name):
+    """What the line about a fault has to hold."""
+    return NAMED.get(name, "umm_road_000000.png" if name.startswith("label") else "uu_000003.png")
+
 
 @pytest.mark.parametrize("name", [name for name in SPOILERS if name != "no labels"])
-def test_wrong_data_give_one_line_that_names_the_file(name, spoilt, tmp_path, capsys):
+def test_wrong_data_give_one_line_that_names_the_file(name, spoilt, tmp_path):
     SPOILERS[name](spoilt / "data_road" / "training")
-    arguments = ("--dataset", "kitti", "--data-dir", spoilt, "--runs-dir", tmp_path / "runs")
     before = sorted(tmp_path.rglob("*"))
-    assert run_main(*arguments) == 2
-    usual = "umm_road_000000.png" if name.startswith("label") else "uu_000003.png"
-    line = error_line(capsys)
-    assert NAMED.get(name, usual) in line and str(spoilt) in line
+    with pytest.raises(UserError) as raised:
+        check(spoilt, tmp_path / "runs" / "checked.json")
+    (line,) = str(raised.value).splitlines()
+    assert name_in_line(name) in line and str(spoilt) in line
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_all_faults_are_told_at_once(spoilt, capsys):
+@pytest.mark.parametrize("name", THROUGH_MAIN)
+def test_wrong_data_end_the_program_with_one_line_and_leave_nothing(name, spoilt, tmp_path, capsys):
+    SPOILERS[name](spoilt / "data_road" / "training")
+    before = sorted(tmp_path.rglob("*"))
+    arguments = ("--dataset", "kitti", "--data-dir", spoilt, "--runs-dir", tmp_path / "runs")
+    assert run_main(*arguments) == 2
+    line = error_line(capsys)
+    assert name_in_line(name) in line and str(spoilt) in line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_all_faults_are_told_at_once(spoilt, tmp_path, capsys):
     """A line for each of them, whatever kind it is of."""
-    faults = ["picture of 0 bytes", "label with white", "label cut", "picture is a bomb"]
+    training, memory = spoilt / "data_road" / "training", tmp_path / "checked.json"
     names = ["um_000001", "um_000002", "umm_000003", "uu_000000"]
-    training = spoilt / "data_road" / "training"
     picture_of(training, names[0]).write_bytes(b"")
     change(label_of(training, names[1]), with_pixel(255))
     label_of(training, names[2]).write_bytes(b"?")
     claim_size(picture_of(training, names[3]), 30_000)
+    with pytest.raises(UserError) as raised:
+        check(spoilt, memory)
+    lines = sorted(str(raised.value).splitlines())
+    assert len(lines) == len(names)
+    assert all(any(name[-6:] in line for line in lines) for name in names)
+    shutil.rmtree(training / "gt_image_2")
+    capsys.readouterr()
     assert run_main("--dataset", "kitti", "--data-dir", spoilt) == 2
     error = capsys.readouterr().err
-    assert all(name[-3:] in error for name in names) and error.count("\n") >= len(faults)
-    shutil.rmtree(training / "gt_image_2")
-    assert run_main("--dataset", "kitti", "--data-dir", spoilt) == 2
-    assert capsys.readouterr().err.count("this label is missing") == 15
+    assert error.count("this label is missing") == error.count("\n") == 15
 
 
 def test_good_data_are_looked_at_once(spoilt, tmp_path, monkeypatch):
     """Until a file changes; what was seen tells one content from another."""
-    labelled, testing = KITTI.find(spoilt / "data_road")
-    parts, memory = (labelled[:9], labelled[9:], testing), tmp_path / "runs" / "checked.json"
+    memory = tmp_path / "runs" / "checked.json"
     opened, read = [], Image.open
     monkeypatch.setattr(Image, "open", lambda path: opened.append(path) or read(path))
-    digest = check.check_samples(parts, KITTI, memory)
+    digest = check(spoilt, memory)
     assert len(opened) == 2 * 15 + 3
-    assert check.check_samples(parts, KITTI, memory) == digest and len(opened) == 33
-    change(labelled[0].picture, lambda picture: 255 - picture)
-    assert check.check_samples(parts, KITTI, memory) != digest and len(opened) > 33
+    assert check(spoilt, memory) == digest and len(opened) == 33
+    change(picture_of(spoilt / "data_road" / "training"), lambda picture: 255 - picture)
+    assert check(spoilt, memory) != digest and len(opened) > 33
 
 
-def test_pictures_of_every_kind_are_read(tmp_path, random):
-    """Grey, 16 bits, transparency, palette, CMYK, rotated: what a person would see."""
-    array = np.Repeat(np.Repeat(random.integers(0, 256, (4, 6, 3), dtype=np.uint8), 8, 0), 8, 1)
-    picture, grey = Image.fromarray(array), np.array(array[..., 0])
-    wide = Image.fromarray(grey.astype(np.uint16) * 257)
-    see_through = picture.convert("RGBA")
-    see_through.putalpha(7)
-    cases = {
-        "grey.png": (Image.fromarray(grey), np.dstack([grey] * 3)),
-        "sixteen.png": (wide, np.dstack([grey] * 3)),
-        "sixteen.tif": (wide, np.dstack([grey] * 3)),
-        "transparent.png": (see_through, array),
-        "palette.png": (picture.quantize(24), array),
-        "cmyk.jpg": (picture.convert("CMYK"), array),
-        "ein Bild für später.webp": (picture, array),
-    }
-    for name, (image, expected) in cases.items():
-        image.save(tmp_path / name, quality=100, lossless=True)
-        found = read_image(tmp_path / name)
-        assert found.dtype == np.uint8 and found.shape == expected.shape
-        assert np.abs(found.astype(int) - expected).mean() < 3, name
-    picture.save(tmp_path / "rotated.png", exif=rotated())
-    found = read_image(tmp_path / "rotated.png")
-    np.testing.assert_array_equal(found, np.rot90(array, -1))
-
-
-def test_data_behind_links_in_a_read_only_folder_with_an_odd_name(narrow, drawn, tmp_path):
-    odd = tmp_path / "Straßen von früher 100%"
-    for path in (drawn / "data_road").rglob("*.png"):
-        link = odd / path.relative_to(drawn)
+def link_all(source, target):
+    """Make a read-only copy of a folder in which every picture is a link."""
+    for path in source.rglob("*.png"):
+        link = target / path.relative_to(source)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(path)
-    for folder in (odd, *odd.rglob("*/")):
+    for folder in (target, *target.rglob("*/")):
         folder.chmod(0o555)
-    arguments = ("--runs-dir", tmp_path / "meine Läufe", "--run", "erster Lauf", "--epochs", 1)
-    assert (
-        run_main(
-            "--dataset",
-            "kitti",
-            "--data-dir",
-            odd,
-            "--limit",
-            3,
-            "--vgg",
-            "none",
-            "--image-shape",
-            32,
-            64,
-            *arguments,
-        )
-        == 0
-    )
-    assert (tmp_path / "meine Läufe" / "erster Lauf" / "metrics.json").is_file()
+
+
+def test_data_behind_links_in_a_read_only_folder_with_an_odd_name(drawn, narrow_vgg, tmp_path):
+    odd, runs = tmp_path / "Straßen von früher 100%", tmp_path / "meine Läufe"
+    link_all(drawn, odd)
+    arguments = ("--dataset", "kitti", "--data-dir", odd, "--runs-dir", runs)
+    arguments += ("--run", "erster Lauf", "--vgg", narrow_vgg, "--image-shape", 32, 64)
+    assert run_main(*arguments, "--epochs", 1, "--limit", 3) == 0
+    assert (runs / "erster Lauf" / "metrics.json").is_file()
     for folder in (odd, *odd.rglob("*/")):
         folder.chmod(0o755)

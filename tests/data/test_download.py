@@ -63,7 +63,7 @@ def remote(monkeypatch):
     monkeypatch.setattr(download.time, "sleep", lambda _: None)
     handler = type("Handler", (ScriptedServer,), {"script": [], "starts": []})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield types.SimpleNamespace(
             handler=handler,
             file=datasets.Remote(
