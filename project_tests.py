@@ -89,65 +89,6 @@ def test_load_vgg_reads_bytes_and_floats_alike(random):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def write_keras_vgg_file(path, random, channels=4, units=6):
-    """Write a file with the layout of Keras' own: layer/layer_W_1:0, layer/layer_b_1:0."""
-    shapes = {}
-    inputs = 3
-    for name in vgg_weights.CONVOLUTION_NAMES:
-        shapes[name] = (3, 3, inputs, channels)
-        inputs = channels
-    shapes |= {"fc1": (7 * 7 * channels, units), "fc2": (units, units), "predictions": (units, 10)}
-    weights = {}
-    with h5py.File(path, "w") as file:
-        for name, shape in shapes.items():
-            kernel, bias = random.normal(size=shape), random.normal(size=shape[-1:])
-            weights[name] = (kernel.astype(np.float32), bias.astype(np.float32))
-            for letter, array in zip("Wb", weights[name], strict=True):
-                file[f"{name}/{name}_{letter}_1:0"] = array
-        file.create_group("block1_pool")
-    return weights
-
-
-def test_full_vgg_turns_fully_connected_layers_into_convolutions(tmp_path, random):
-    """fc6 and fc7 at the middle of a 7x7 map equal the dense layers on the flattened map."""
-    path = tmp_path / "vgg16.h5"
-    written = write_keras_vgg_file(path, random)
-    weights = vgg_weights.read(str(path), tmp_path)
-    vgg = main.load_vgg(weights)
-    last_pool = keras.Model(vgg.input, [vgg.get_layer("block5_pool").output, vgg.outputs[2]])
-    features, found = last_pool.predict_on_batch(
-        random.integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
-    )
-    dense = features.reshape(-1)
-    for name in ("fc1", "fc2"):
-        kernel, bias = written[name]
-        dense = np.maximum(dense @ kernel + bias, 0)
-    np.testing.assert_allclose(found[0, 3, 3], dense, rtol=1e-3, atol=1e-3 * np.abs(dense).max())
-
-
-def test_weights_of_an_earlier_run_are_taken(tmp_path):
-    """Its convolutions, fc6 and fc7 come along, whatever its classes; its scores do not."""
-    earlier = main.layers(small_vgg(blocks=NARROW_BLOCKS), num_classes=3)
-    earlier.save_weights(tmp_path / "best.weights.h5")
-    weights = vgg_weights.read(str(tmp_path / "best.weights.h5"), tmp_path)
-    assert set(weights) == {*vgg_weights.CONVOLUTION_NAMES, "fc6", "fc7"}
-    vgg = main.load_vgg(weights)
-    for name in weights:
-        for ours, theirs in zip(
-            vgg.get_layer(name).get_weights(), earlier.get_layer(name).get_weights(), strict=True
-        ):
-            np.testing.assert_array_equal(ours, theirs)
-
-
-@pytest.mark.parametrize("content", [None, b"no weights", b""])
-def test_wrong_weights_are_named(tmp_path, content):
-    path = tmp_path / "wrong.h5"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UserError, match=r"wrong\.h5"):
-        vgg_weights.read(str(path), tmp_path)
-
-
 @needs_jax
 def test_jax_gives_the_same_features(tmp_path, random):
     """The same network gives the same on JAX, within float32 rounding."""
@@ -289,31 +230,6 @@ def test_nothing_is_learnt_where_all_is_void(random):
         np.testing.assert_array_equal(weights, kept)
 
 
-def test_operations_are_counted_as_by_hand():
-    """Two for each weight of a convolution at each of its places, in a padded picture."""
-    network = main.layers(small_vgg(), 3)
-    by_hand = 0
-    for size, channels_in, channels, scale in (
-        (3, 3, 4, 1),
-        (3, 4, 4, 2),
-        (3, 4, 8, 4),
-        (3, 8, 8, 8),
-        (3, 8, 8, 16),
-        (7, 8, 8, 32),
-        (1, 8, 8, 32),
-        (1, 8, 3, 32),
-        (1, 8, 3, 16),
-        (1, 8, 3, 8),
-    ):
-        by_hand += 2 * size**2 * channels_in * channels * (64 // scale) * (96 // scale)
-    assert engine.operations(network, (50, 70)) == by_hand
-    first = 2 * 9 * 3 * 4 * 64 * 96
-    assert engine.operations(network, (50, 70), training=True) == 3 * by_hand - first
-    network.get_layer("block1_conv1").trainable = False
-    second = 2 * 9 * 4 * 4 * 32 * 48
-    assert engine.operations(network, (50, 70), training=True) == 3 * by_hand - 2 * first - second
-
-
 def test_a_gradient_reaches_the_first_convolution(random):
     """The very first step moves the first kernel by about the learning rate."""
     network = small_network()
@@ -324,26 +240,6 @@ def test_a_gradient_reaches_the_first_convolution(random):
     trainer.train_on_batch(pictures, random.integers(0, 2, (1, 32, 64), dtype=np.uint8))
     rate = 1e-2
     assert np.median(np.abs(kernel.numpy() - before)) > 0.5 * rate
-
-
-def test_each_layer_learns_at_its_rate_and_the_rate_rises_and_falls():
-    """With one gradient for ever, each Adam step is as long as the layer's learning rate."""
-    network = small_network()
-    optimizer = main.optimize(network, 1e-3, 50).optimizer
-    variables = network.trainable_variables
-    rates, steps = [], {"block5_conv1/bias": [], "score_pool3/bias": []}
-    watched = {v.path: v for v in variables if v.path in steps}
-    for _ in range(50):
-        rates.append(float(optimizer.learning_rate))
-        before = {path: variable.numpy()[0] for path, variable in watched.items()}
-        optimizer.apply([keras.ops.ones_like(variable) for variable in variables], variables)
-        for path, variable in watched.items():
-            steps[path].append(before[path] - variable.numpy()[0])
-    for path, factor in (("block5_conv1/bias", 1), ("score_pool3/bias", 600)):
-        np.testing.assert_allclose(steps[path], np.array(rates) * factor, rtol=0.01, atol=1e-5)
-    top = int(np.argmax(rates))
-    assert max(rates) == pytest.approx(1e-3, rel=0.01) and rates[-1] < 1e-5
-    assert np.all(np.diff(rates[: top + 1]) > 0) and np.all(np.diff(rates[top:]) < 0)
 
 
 # --- training -------------------------------------------------------------------------------------

@@ -86,26 +86,6 @@ def test_pretrained_edges_stay_as_they_are_and_outlive_a_kill(tmp_path, random):
     )
 
 
-def set_rates(monkeypatch, float32, bfloat16):
-    rates = {"float32": float32, "mixed_bfloat16": bfloat16}
-    monkeypatch.setattr(engine, "matrix_product_rate", lambda precision, **_: rates[precision])
-
-
-@pytest.mark.parametrize(("bfloat16", "chosen"), [(2e9, "mixed_bfloat16"), (1.1e9, "float32")])
-def test_training_rounds_where_that_is_much_faster(bfloat16, chosen, monkeypatch):
-    set_rates(monkeypatch, 1e9, bfloat16)
-    assert engine.faster_precision() == chosen
-
-
-def test_a_moment_of_other_work_does_not_change_the_precision(monkeypatch):
-    """Two of three rounds disturbed, one in each precision."""
-    rates = {"mixed_bfloat16": iter([1e8, 2e9, 2e9]), "float32": iter([1e9, 1e8, 1e9])}
-    monkeypatch.setattr(
-        engine, "matrix_product_rate", lambda precision, **_: next(rates[precision])
-    )
-    assert engine.faster_precision() == "mixed_bfloat16"
-
-
 def test_a_run_goes_on_in_the_precision_it_began_with(narrow, drawn, tmp_path, monkeypatch):
     """It trains in it, on whatever machine, and answers in float32, in each epoch and later."""
     seen = []

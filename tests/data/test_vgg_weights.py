@@ -1,0 +1,70 @@
+"""VGG16's weights, out of every kind of file that holds them."""
+
+import h5py
+import numpy as np
+import pytest
+
+import main
+from roadseg.data import vgg_weights
+from roadseg.engine import keras
+from roadseg.errors import UserError
+from tests.small import answer, small_network
+
+
+def write_keras_vgg_file(path, random, channels=4, units=6):
+    """Write a file with the layout of Keras' own: layer/layer_W_1:0, layer/layer_b_1:0."""
+    shapes = {}
+    inputs = 3
+    for name in vgg_weights.CONVOLUTION_NAMES:
+        shapes[name] = (3, 3, inputs, channels)
+        inputs = channels
+    shapes |= {"fc1": (7 * 7 * channels, units), "fc2": (units, units), "predictions": (units, 10)}
+    weights = {}
+    with h5py.File(path, "w") as file:
+        for name, shape in shapes.items():
+            kernel, bias = random.normal(size=shape), random.normal(size=shape[-1:])
+            weights[name] = (kernel.astype(np.float32), bias.astype(np.float32))
+            for letter, array in zip("Wb", weights[name], strict=True):
+                file[f"{name}/{name}_{letter}_1:0"] = array
+        file.create_group("block1_pool")
+    return weights
+
+
+def test_full_vgg_turns_fully_connected_layers_into_convolutions(tmp_path, random):
+    """fc6 and fc7 at the middle of a 7x7 map equal the dense layers on the flattened map."""
+    path = tmp_path / "vgg16.h5"
+    written = write_keras_vgg_file(path, random)
+    weights = vgg_weights.read(str(path), tmp_path)
+    vgg = main.load_vgg(weights)
+    last_pool = keras.Model(vgg.input, [vgg.get_layer("block5_pool").output, vgg.outputs[2]])
+    features, found = last_pool.predict_on_batch(
+        random.integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
+    )
+    dense = features.reshape(-1)
+    for name in ("fc1", "fc2"):
+        kernel, bias = written[name]
+        dense = np.maximum(dense @ kernel + bias, 0)
+    np.testing.assert_allclose(found[0, 3, 3], dense, rtol=1e-3, atol=1e-3 * np.abs(dense).max())
+
+
+def test_weights_of_an_earlier_run_are_taken(tmp_path):
+    """Its convolutions, fc6 and fc7 come along, whatever its classes; its scores do not."""
+    earlier = main.layers(small_vgg(blocks=NARROW_BLOCKS), num_classes=3)
+    earlier.save_weights(tmp_path / "best.weights.h5")
+    weights = vgg_weights.read(str(tmp_path / "best.weights.h5"), tmp_path)
+    assert set(weights) == {*vgg_weights.CONVOLUTION_NAMES, "fc6", "fc7"}
+    vgg = main.load_vgg(weights)
+    for name in weights:
+        for ours, theirs in zip(
+            vgg.get_layer(name).get_weights(), earlier.get_layer(name).get_weights(), strict=True
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("content", [None, b"no weights", b""])
+def test_wrong_weights_are_named(tmp_path, content):
+    path = tmp_path / "wrong.h5"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"wrong\.h5"):
+        vgg_weights.read(str(path), tmp_path)
