@@ -1,7 +1,7 @@
 """How fast the real functions are, next to the machine's own limit.
 
     python bench.py                      a table on the terminal
-    python bench.py --json bench.json    and as JSON
+    python bench.py --json bench.json    and as JSON, with each table as CSV beside it
 
 Everything is measured in turn, ROUNDS times over, in one go: only ratios of such figures mean
 something. Nothing is downloaded; the pictures are drawn, the network is an untrained head on
@@ -37,7 +37,7 @@ from roadseg.data.pictures import resample
 from roadseg.devices import ONE_DEVICE
 from roadseg.drawn import scenes
 from roadseg.engine import FLOAT32, faster_precision, keras, matrix_product_rate, operations
-from roadseg.files import write_json
+from roadseg.files import write_csv, write_json
 from roadseg.stopping import Stopping
 from roadseg.training import checkpoint, run_folder
 from roadseg.training.plan import Job, Split
@@ -63,7 +63,7 @@ SECONDS = 6.0  # of a measurement, about
 def parse_arguments(arguments=None):
     """Read the command line. Wrong usage ends the program with status 2."""
     parser = argparse.ArgumentParser(description="Measures how fast the real functions are.")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     return parser.parse_args(arguments)
 
 
@@ -241,7 +241,7 @@ def text(value):
     return f"{value:.2f}" if isinstance(value, float) else value or ""
 
 
-def bench(settings):
+def bench(arguments):
     """Do what the command line says."""
     machine = {
         "date": time.strftime("%Y-%m-%d"),
@@ -258,8 +258,11 @@ def bench(settings):
         }
     print(*(f"{name}: {value}" for name, value in machine.items()), sep="\n")
     print(*(f"\n{name}\n\n{table(rows)}" for name, rows in parts.items()), sep="\n")
-    if settings.json:
-        write_json(settings.json, {"machine": machine} | parts)
+    if arguments.json:
+        write_json(arguments.json, {"machine": machine} | parts)
+        for name, rows in parts.items():
+            path = arguments.json.with_name(f"{arguments.json.stem}_{name}.csv")
+            write_csv(path, [{key: text(row[key]) for key in row} for row in rows], list(rows[0]))
 
 
 def processor():

@@ -1,6 +1,6 @@
 """Lays trials out as a table: what comes out with each change, beside what does without.
 
-    .venv/bin/python experiments/table.py RUN [RUN ...]     folders that trials.py filled
+    .venv/bin/python experiments/table.py RUN [RUN ...] [--csv FILE]   folders of trials.py
 
 A row is what was trained with the same names and flags; flags that all runs share are left out.
 The score is the best epoch's F1, or mean IoU where there are more than two classes; the difference
@@ -14,12 +14,11 @@ import sys
 from pathlib import Path
 from statistics import mean
 
-from roadseg.errors import UserError
-from roadseg.files import read_json
-from roadseg.training import run_folder
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from roadseg.errors import UserError
+from roadseg.files import read_json, write_csv
+from roadseg.training import run_folder
 
 NOT_COMPARED = ("--data-dir", "--runs-dir", "--run", "--seed")
 HEAD = ("trial", "score of seeds", "mean", "difference", "validation loss, the least", "minutes")
@@ -61,24 +60,30 @@ def group_runs(runs):
     return trials
 
 
-def lay_out(trials):
-    """Yield the lines of the table of `group_runs`, in Markdown, the largest difference first."""
+def table_rows(trials):
+    """Yield the rows of the table of `group_runs`, dicts of texts, the largest difference first."""
     reference = trials.get(WITHOUT, {})
     gains = {name: gain(seeds, reference) for name, seeds in trials.items()}
-    yield from (f"| {' | '.join(cells)} |" for cells in (HEAD, ["---"] * len(HEAD)))
     for name in sorted(trials, key=lambda name: (-gains[name], -average(trials[name], "score"))):
         seeds = trials[name]
         scores = [f"{seed}: {seeds[seed]['score']:.1f}" for seed in sorted(seeds)]
         is_compared = name != WITHOUT and gains[name] > -math.inf
         cells = (
-            f"`{name}`",
+            name,
             ", ".join(scores),
             f"{average(seeds, 'score'):.1f}",
             f"{gains[name]:+.1f}" if is_compared else "",
             f"{average(seeds, 'loss'):.3f}",
             f"{average(seeds, 'minutes'):.1f}",
         )
-        yield f"| {' | '.join(cells)} |"
+        yield dict(zip(HEAD, cells, strict=True))
+
+
+def markdown(rows):
+    """Lay rows out as a table in Markdown."""
+    lines = [HEAD, ["---"] * len(HEAD)]
+    lines += [[f"`{trial}`", *cells] for trial, *cells in map(dict.values, rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def gain(seeds, reference):
@@ -96,8 +101,13 @@ def average(seeds, what):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, too")
+    given = parser.parse_args()
     try:
-        found = [read_run(run_folder.find_run(name)) for name in parser.parse_args().runs]
+        found = [read_run(run_folder.find_run(name)) for name in given.runs]
     except UserError as error:
         parser.error(error)
-    print(*lay_out(group_runs(found)), sep="\n")
+    table = list(table_rows(group_runs(found)))
+    print(markdown(table))
+    if given.csv:
+        write_csv(given.csv, table, HEAD)

@@ -1,6 +1,7 @@
-"""Files that are written whole or not at all, JSON, and digests."""
+"""Files that are written whole or not at all, JSON, CSV, and digests."""
 
 import contextlib
+import csv
 import hashlib
 import json
 import os
@@ -38,6 +39,18 @@ def write_json(path, content):
     """Write content as indented JSON, atomically."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_csv(path, rows, fields):
+    """Write rows, dicts, as CSV with a header, atomically. fields: names in their order."""
+
+    def write(temporary):
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, fields, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_atomically(path, write)
 
 
 def read_json(path):

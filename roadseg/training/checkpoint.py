@@ -7,17 +7,15 @@ No Keras here.
 """
 
 import contextlib
-import csv
 import dataclasses
 import functools
-import io
 import os
 import shutil
 
 import numpy as np
 
 from roadseg.errors import UserError
-from roadseg.files import file_digest, read_json, write_atomically, write_json
+from roadseg.files import file_digest, read_json, write_atomically, write_csv, write_json
 
 FORMAT = 3  # of manifest.json
 STATES_KEPT = 2
@@ -166,11 +164,7 @@ def _write_states(folder, states):
 
 def publish(folder, progress):
     """Write log.csv and best.weights.h5 as progress says, whatever was there before."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, LOG_FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(progress.history)
-    write_atomically(folder / "log.csv", lambda temporary: temporary.write_text(text.getvalue()))
+    write_csv(folder / "log.csv", progress.history, LOG_FIELDS)
     for name in progress.best_file:
         kept, shown = manifest_path(folder).with_name(name), folder / BEST
         if not (shown.is_file() and shown.samefile(kept)):
