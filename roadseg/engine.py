@@ -104,7 +104,7 @@ def operations(network, shape, training=False):
     shapes = outputs.compute_output_shape((1, *shape, 3))
     total, is_sent_back = 0, False
     for layer, output in zip(convolutions, shapes, strict=True):
-        passes = 1 + training * (layer.trainable + is_sent_back)
+        passes = 1 + layer.trainable + is_sent_back if training else 1
         total += passes * 2 * math.prod(layer.kernel.shape) * math.prod(output[1:3])
         is_sent_back |= layer.trainable
     return total

@@ -87,7 +87,9 @@ def _lines(title, xs, series, dot=None, limits=None, even=False):
     x_limits, y_limits = limits or ((min(xs), max(xs)), (min(everything), max(everything)))
     x = _scale(x_limits, LEFT, WIDTH - RIGHT)
     y = _scale(y_limits, HEIGHT - BOTTOM, TOP)
-    body = f'<path class="even" d="M{LEFT} {HEIGHT - BOTTOM}L{WIDTH - RIGHT} {TOP}"/>' * even
+    body = ""
+    if even:
+        body = f'<path class="even" d="M{LEFT} {HEIGHT - BOTTOM}L{WIDTH - RIGHT} {TOP}"/>'
     for style, values in zip(("one", "two"), series, strict=False):
         points = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in zip(xs, values, strict=True))
         body += f'<polyline class="{style}" points="{points}"/>'
