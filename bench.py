@@ -27,7 +27,7 @@ import numpy as np
 import export
 import helper
 import predict
-from main import RECIPE, build_networks, load_network, make_validate, optimize
+from main import RECIPE, build_networks, load_network, optimize
 from roadseg.answering.exporting import FORMATS
 from roadseg.answering.predictor import PREDICTION_BATCH
 from roadseg.command_line import exit_status
@@ -42,6 +42,7 @@ from roadseg.stopping import Stopping
 from roadseg.training import checkpoint, run_folder
 from roadseg.training.plan import Job, Split
 from roadseg.training.trainer import Training, take_step, train_epoch
+from roadseg.training.validation import make_validate
 
 ALONE = "network alone in Keras"
 STEPS = "training steps alone"

@@ -22,7 +22,7 @@ import numpy as np
 
 import helper
 from roadseg import devices, terminal
-from roadseg.answering.predictor import prediction_batch, predictor
+from roadseg.answering.predictor import predictor
 from roadseg.command_line import at_least, exit_status, positive_rate
 from roadseg.data import vgg_weights
 from roadseg.data.augmentation import VGG_MEAN_RGB
@@ -31,13 +31,12 @@ from roadseg.data.datasets import DATASETS, row_of
 from roadseg.data.pictures import VOID
 from roadseg.engine import PRECISIONS, answering_precision, keras, warn_about_idle_gpu
 from roadseg.errors import LossError, MemoryShortError, StopRequest, TrainingError, UserError
-from roadseg.files import read_json, write_json
-from roadseg.page import gallery, report
-from roadseg.scoring.evaluation import calibrate, score_pictures, score_run, score_table
-from roadseg.scoring.simple_rules import score_simple_rules
+from roadseg.files import read_json
+from roadseg.page.results import write_results
 from roadseg.stopping import Stopping
 from roadseg.training import checkpoint, plan
 from roadseg.training.trainer import TRAINING_COST, Training, tell, train_epoch
+from roadseg.training.validation import make_validate
 
 VGG_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # (convolutions, channels) each
 
@@ -403,7 +402,8 @@ def run(arguments, stopping, team=devices.ONE_DEVICE, recipe=RECIPE):
         keras.utils.set_random_seed(arguments.seed % 2**32)
         network, answering_network = build_networks(weights, job)
         train(job, network, answering_network, stopping)
-        team.from_first(lambda: write_results(job, answering_network))
+        save = helper.save_inference_samples
+        team.from_first(lambda: write_results(job, answering_network, save))
     return folder
 
 
@@ -453,50 +453,6 @@ def train(job, network, answering_network, stopping):
 
         validate = make_validate(job, network, answering_network, after_each)
         train_nn(state, get_batches_fn, epochs, batch_size, validate, stopping, bar)
-
-
-def make_validate(job, network, answering_network, after_each=lambda *_: None):
-    """Make the function () -> Tally of a network as it is then, answering as the other one does.
-
-    after_each: of `score_pictures`.
-    """
-    predict, batch_size = predictor(answering_network, team=job.team), prediction_batch(job.team)
-
-    def validate():
-        if answering_network is not network:
-            answering_network.set_weights(network.get_weights())
-        return score_pictures(
-            predict,
-            job.split.validation,
-            job.data_set,
-            job.settings["image_shape"],
-            batch_size=batch_size,
-            after_each=after_each,
-        )
-
-    return validate
-
-
-def write_results(job, network):
-    """Bring the best weights back, calibrate, paint and score, and write it all into the folder."""
-    folder, data_set, shape = job.folder, job.data_set, job.settings["image_shape"]
-    training, validation, testing = job.split.parts
-    network.load_weights(folder / checkpoint.BEST)
-    fit = calibrate(predictor(network, team=job.team), validation, data_set, shape, folder)
-    predict, batch_size = predictor(network, fit, job.team), prediction_batch(job.team)
-    shown, worst = gallery.TestingGallery(folder, testing), gallery.WorstPictures()
-    helper.save_inference_samples(
-        folder / "pictures", predict, testing, data_set, shape, batch_size, shown.add
-    )
-    result, tally = score_run(
-        predict, validation, data_set, job.settings, "validation", batch_size, worst.add
-    )
-    gallery.save(folder, tally, shown, worst)
-    if "perspective" in result:
-        result["simple_rules"] = score_simple_rules(training, validation, data_set)
-    write_json(folder / "metrics.json", result)
-    page = report.write(folder)
-    terminal.say(f"\n{score_table(result)}\n\neverything on one page: {page}")
 
 
 # --- a trained run, brought back ------------------------------------------------------------------

@@ -1,0 +1,34 @@
+"""What a finished training leaves in its run folder."""
+
+from roadseg import terminal
+from roadseg.answering.predictor import prediction_batch, predictor
+from roadseg.files import write_json
+from roadseg.page import gallery, report
+from roadseg.scoring.evaluation import calibrate, score_run, score_table
+from roadseg.scoring.simple_rules import score_simple_rules
+from roadseg.training import checkpoint
+
+
+def write_results(job, network, save_inference_samples):
+    """Bring the best weights back, calibrate, paint and score, and write it all into the folder.
+
+    job: Job; network: that answers; save_inference_samples: of helper.py.
+    """
+    folder, data_set, shape = job.folder, job.data_set, job.settings["image_shape"]
+    training, validation, testing = job.split.parts
+    network.load_weights(folder / checkpoint.BEST)
+    fit = calibrate(predictor(network, team=job.team), validation, data_set, shape, folder)
+    predict, batch_size = predictor(network, fit, job.team), prediction_batch(job.team)
+    shown, worst = gallery.TestingGallery(folder, testing), gallery.WorstPictures()
+    save_inference_samples(
+        folder / "pictures", predict, testing, data_set, shape, batch_size, shown.add
+    )
+    result, tally = score_run(
+        predict, validation, data_set, job.settings, "validation", batch_size, worst.add
+    )
+    gallery.save(folder, tally, shown, worst)
+    if "perspective" in result:
+        result["simple_rules"] = score_simple_rules(training, validation, data_set)
+    write_json(folder / "metrics.json", result)
+    page = report.write(folder)
+    terminal.say(f"\n{score_table(result)}\n\neverything on one page: {page}")

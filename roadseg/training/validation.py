@@ -1,0 +1,26 @@
+"""Validates a network while it is trained."""
+
+from roadseg.answering.predictor import prediction_batch, predictor
+from roadseg.scoring.evaluation import score_pictures
+
+
+def make_validate(job, network, answering_network, after_each=lambda *_: None):
+    """Make the function () -> Tally of a network as it is then, answering as the other one does.
+
+    after_each: of `score_pictures`.
+    """
+    predict, batch_size = predictor(answering_network, team=job.team), prediction_batch(job.team)
+
+    def validate():
+        if answering_network is not network:
+            answering_network.set_weights(network.get_weights())
+        return score_pictures(
+            predict,
+            job.split.validation,
+            job.data_set,
+            job.settings["image_shape"],
+            batch_size=batch_size,
+            after_each=after_each,
+        )
+
+    return validate
