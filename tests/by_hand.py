@@ -1,5 +1,7 @@
 """What the program is compared with: the same numbers, reckoned one by one."""
 
+from fractions import Fraction
+
 import numpy as np
 import scipy.special
 
@@ -75,8 +77,8 @@ def brute_force_kitti_scores(label, confidence):
 
 def cell_by_hand(projection, row, column, height, width):
     """KITTI's rule for one cell, in 1-based pixels. Returns its place in the flattened picture."""
-    z, x = 46 - 0.025 - 0.05 * row, -10 + 0.025 + 0.05 * column
-    u, v, depth = projection @ (x, 0, z, 1)
+    x, z = Fraction(2 * column - 399, 40), Fraction(1839 - 2 * row, 40)  # metres
+    u, v, depth = (dot(line, (x, z, 1)) for line in projection)
     u, v = u / depth, v / depth
     if 1 <= u <= width and 1 <= v <= height:
         return (int(v) - 1) * width + int(u) - 1
@@ -84,11 +86,33 @@ def cell_by_hand(projection, row, column, height, width):
 
 
 def ground_projection(calibration_text):
-    """KITTI's rule: (u, v, 1) ~ P2 R0_rect inv(Tr_cam_to_road) (x, y, z, 1)."""
-    matrices = {
-        name: np.array(values.split(), float).reshape(3, -1)
-        for name, values in (line.split(": ") for line in calibration_text.splitlines())
-    }
-    rectify, to_road = np.eye(4), np.eye(4)
-    rectify[:3, :3], to_road[:3] = matrices["R0_rect"], matrices["Tr_cam_to_road"]
-    return matrices["P2"] @ rectify @ np.linalg.inv(to_road)
+    """How a camera sees the ground, in fractions without rounding.
+
+    Returns three lines of three, which make (u, v, 1) times depth of (x, z, 1). The camera's point
+    that Tr_cam_to_road takes to a point of the road is found by Cramer's rule.
+    """
+    matrices = {}
+    for name, text in (line.split(":") for line in calibration_text.splitlines() if line):
+        numbers = [Fraction(number) for number in text.split()]
+        step = len(numbers) // 3
+        matrices[name] = [numbers[start : start + step] for start in range(0, 3 * step, step)]
+    *axes, (right, down, ahead) = zip(*matrices["Tr_cam_to_road"], strict=True)
+
+    def look_at(x, z, one):
+        road = (x - one * right, -one * down, z - one * ahead)
+        replaced = [[*axes[:axis], road, *axes[axis + 1 :]] for axis in range(3)]
+        camera = [determinant(*columns) / determinant(*axes) for columns in replaced]
+        rectified = [dot(line, camera) for line in matrices["R0_rect"]]
+        return [dot(line, (*rectified, one)) for line in matrices["P2"]]
+
+    return list(zip(look_at(1, 0, 0), look_at(0, 1, 0), look_at(0, 0, 1), strict=True))
+
+
+def determinant(first, second, third):
+    """Of three columns: the volume that they span."""
+    (a, b, c), (d, e, f) = second, third
+    return dot(first, (b * f - c * e, c * d - a * f, a * e - b * d))
+
+
+def dot(one, other):
+    return sum(a * b for a, b in zip(one, other, strict=True))

@@ -36,7 +36,7 @@ def test_calibration_fits_the_drawn_road(category, narrowest, widest):
     for index in range(6):
         scene = scenes.draw_scene(category, index, shape=(height, width))
         projection = ground_projection(scenes.calibration_text(scene.calibration))
-        u, v, depth = np.einsum("ij,jhw->ihw", projection, [x, 0 * x, z, 0 * x + 1])
+        u, v, depth = np.tensordot(np.array(projection, float), [x, z, 0 * x + 1], axes=1)
         column, row = (np.trunc(place / depth).astype(int) - 1 for place in (u, v))
         seen = (column >= 0) & (column < width) & (row >= 0) & (row < height)
         label = scene.label[np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)]

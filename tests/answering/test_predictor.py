@@ -1,0 +1,69 @@
+"""Probabilities are the network's, whatever the batch, the tiles or the size they were asked in."""
+
+from pathlib import Path
+
+import numpy as np
+import scipy.special
+
+import helper
+import main
+from main import keras
+from roadseg.answering.predictor import in_tiles, predictor
+from roadseg.scoring.evaluation import score_pictures
+from tests.small import NARROW_BLOCKS, SMALL_RECIPE, set_small_scores, small_network, small_vgg
+
+
+def test_the_predictor_applies_the_calibration(random):
+    network = small_network()
+    for name in ("score_fc7", "score_pool4", "score_pool3"):
+        layer = network.get_layer(name)
+        layer.set_weights([random.normal(0, 0.01, size=w.shape) for w in layer.get_weights()])
+    picture = random.integers(0, 256, (1, 32, 64, 3), dtype=np.uint8)
+    plain, fitted = (predictor(network, fit)(picture) for fit in ((1, 0), (0.4, 0.7)))
+    odds = scipy.special.logit(plain[..., 1].astype(np.float64))
+    inner = np.abs(odds) < 8
+    assert inner.mean() > 0.5 and np.ptp(odds[inner]) > 0.1
+    expected = scipy.special.expit(0.4 * odds + 0.7)
+    np.testing.assert_allclose(fitted[..., 1][inner], expected[inner], atol=1e-3)
+
+
+def test_a_picture_has_the_same_probabilities_alone_in_a_batch_and_in_validation(trained):
+    road, data_set, settings = main.load_run(trained)
+    labelled, _ = data_set.find(Path(settings["data_dir"]) / "data_road")
+    samples, shape = labelled[:4], settings["image_shape"]
+    together = [seen[2] for seen in helper.gen_test_output(road, samples, shape, 4)]
+    alone = [seen[2] for seen in helper.gen_test_output(road, samples, shape, 1)]
+    validated = []
+    score_pictures(
+        road, samples, data_set, shape, after_each=lambda *seen: validated.append(seen[3])
+    )
+    for one, two, three in zip(together, alone, validated, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-4)
+        np.testing.assert_allclose(one, three, atol=1e-4)
+
+
+def test_tiles_change_no_answer(random):
+    """What a pixel's answer depends on lies in its tile; half as far would not be enough."""
+    keras.utils.set_random_seed(0)
+    network = main.layers(small_vgg(blocks=NARROW_BLOCKS), 2, SMALL_RECIPE)
+    set_small_scores(network, random)
+    sizes = []
+
+    def whole(pictures):
+        return np.asarray(network(pictures))
+
+    def watched(pictures):
+        sizes.append(pictures.shape[:3])
+        return whole(pictures)
+
+    for count, *shape in ((1, 750, 801), (2, 33, 1290), (2, 640, 400)):
+        pictures = random.uniform(0, 255, (count, *shape, 3)).astype(np.float32)
+        expected = whole(pictures)
+        spread = np.ptp(expected)
+        found = in_tiles(watched, tile=704)(pictures)
+        assert np.abs(found - expected).max() < 1e-5 * spread
+        if max(shape) > 704:
+            near = in_tiles(whole, tile=704, reach=128)(pictures)
+            assert np.abs(near - expected).max() > 1e-4 * spread
+    assert all(n * height * width <= 704**2 for n, height, width in sizes)
+    assert all(max(height, width) <= 704 for _, height, width in sizes)

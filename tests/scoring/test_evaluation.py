@@ -1,0 +1,38 @@
+"""Pictures are scored in their own size, with calibrated probabilities."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+import main
+from roadseg.data.pictures import VOID
+from roadseg.scoring.evaluation import score_pictures, score_table
+from roadseg.scoring.tally import Tally
+
+
+def test_a_run_keeps_what_makes_its_probabilities_true(trained, tmp_path):
+    """With it the loss on the validation part is lower than without."""
+    plain = tmp_path / "run"
+    shutil.copytree(trained, plain)
+    (plain / "calibration.json").unlink()
+    losses = []
+    for folder in (trained, plain):
+        predict, data_set, settings = main.load_run(folder)
+        labelled, _ = data_set.find(Path(settings["data_dir"]) / "data_road")
+        _, validation = data_set.split(labelled, 0)
+        tally = score_pictures(predict, validation, data_set, settings["image_shape"])
+        losses.append(tally.loss)
+    assert losses[0] < losses[1] - 1e-3
+
+
+def test_the_terminal_shows_every_class_where_there_are_many():
+    tally = Tally(("sky", "road", "pole"))
+    probabilities = np.eye(3)[[[0, 1, 1, 1]]]
+    tally.add(np.array([[0, 1, 0, VOID]], np.uint8), probabilities, "city")
+    result = tally.scores() | {"split": "validation", "labels": "drawn"}
+    lines = [line.split() for line in score_table(result).splitlines()]
+    assert ["sky", "50.00"] in lines  # 1 of 2 found, none invented
+    assert ["road", "50.00"] in lines  # 1 found, 1 invented
+    assert ["pole", "none"] in lines  # neither there nor found
+    assert lines[-1] == ["accuracy", "66.67,", "mean", "IoU", "50.00"]
