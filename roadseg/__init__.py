@@ -1,1 +1,1 @@
-"""What stands behind the commands: data, drawn scenes, answers, scores, training and the report."""
+"""The package behind the commands: data, drawn scenes, prediction, scores, training, report."""

@@ -1,4 +1,4 @@
-"""What the commands share: arguments, their types, and what is told at the end, to scripts too."""
+"""What the commands share: argument types, error messages and exit statuses."""
 
 import argparse
 import math
@@ -9,7 +9,7 @@ from roadseg.stopping import Stopping
 
 
 def at_least(minimum):
-    """Make the argument type of whole numbers from a minimum on."""
+    """Make the argument type of whole numbers >= minimum."""
 
     def whole_number(text):
         if not text.isdecimal() or int(text) < minimum:
@@ -22,7 +22,7 @@ def at_least(minimum):
 
 
 def positive_rate(text):
-    """Read a finite number above zero."""
+    """Read a finite number > 0."""
     try:
         if 0.0 < (rate := float(text)) < math.inf:
             return rate
@@ -32,17 +32,16 @@ def positive_rate(text):
 
 
 def add_thorough(parser):
-    """Add the flag that asks for `thoroughly`."""
+    """Add the flag --thorough (see `predictor.thoroughly`)."""
     parser.add_argument(
         "--thorough",
         action="store_true",
-        help="take the mean of what the network says at 85, 100 "
-        "and 115 % of the size: a little better, for three times the work",
+        help="predict at 85, 100 and 115 % of the size and average: better, 3 times the work",
     )
 
 
 def exit_status(work):
-    """Call work(Stopping). Returns the exit status; what went wrong is told in one line each."""
+    """Call work(Stopping) and print its error, if any. Returns the exit status."""
     try:
         with Stopping() as stopping:
             work(stopping)

@@ -1,7 +1,7 @@
-"""Shares a training out among the devices and machines there are.
+"""Data-parallel training on several devices and machines.
 
-On TensorFlow tf.distribute.MirroredStrategy does it, for the GPUs of one machine; on JAX
-keras.distribution.DataParallel, for the GPUs of one machine or of several, with a process on each.
+TensorFlow: tf.distribute.MirroredStrategy, the GPUs of one machine. JAX:
+keras.distribution.DataParallel, the GPUs of one or several machines, one process on each.
 Every device holds all weights and gets an equal share of each batch.
 """
 
@@ -19,22 +19,22 @@ import numpy as np
 from roadseg.engine import keras
 from roadseg.errors import StopRequest, TrainingError, UserError
 
-JOINING_SECONDS = 300  # that the processes wait for each other at the start
-HEARTBEAT_SECONDS = 10  # without a sign of life, after which a process counts as lost
+JOINING_SECONDS = 300  # timeout of the start, when processes connect
+HEARTBEAT_SECONDS = 10  # without a heartbeat a process counts as lost
 
 
 def fill_up(count, unit):
-    """Number `count` rows, and again from the first on, up to a multiple of unit: int [...]."""
+    """Return indices 0..count-1, repeated up to a multiple of unit: int [...]."""
     return np.arange(count + -count % unit) % count
 
 
 class Team:
-    """One device, which has nobody to share with; and what the others have in common."""
+    """One device; base class of the teams with several."""
 
-    devices = 1  # of all processes together
+    devices = 1  # in all processes
     process, processes = 0, 1
-    neighbours = 1  # processes on this machine, this one among them
-    accumulates = True  # whether the engine can add up the gradients of slices of a batch
+    neighbours = 1  # processes on this machine, with this one
+    accumulates = True  # whether gradients of slices of a batch can be added up
 
     @property
     def own_devices(self):
@@ -43,22 +43,22 @@ class Team:
 
     @property
     def is_first(self):
-        """Whether this is the process that writes and speaks."""
+        """Whether this is process 0, the only one that writes and prints."""
         return not self.process
 
     def scope(self):
-        """Open a context in which networks are built and trained on all devices."""
+        """Return a context to build and train networks in, on all devices."""
         return contextlib.nullcontext()
 
     def own_scope(self):
-        """Open a context in which networks are built and used on this process's own devices."""
+        """Return a context to build and use networks in, on this process's devices."""
         return contextlib.nullcontext()
 
     def adam(self, learning_rate, clip_norm, slices=1):
         """Make Adam that clips the gradients of all devices together.
 
-        learning_rate: number or schedule; clip_norm: the longest that all gradients together may
-        be; slices: calls of train_on_batch whose gradients make a step.
+        learning_rate: number or schedule; clip_norm: largest global norm of the gradients;
+        slices: calls of train_on_batch that make a step.
         """
         return keras.optimizers.Adam(
             learning_rate,
@@ -67,37 +67,37 @@ class Team:
         )
 
     def shard_step(self, array):
-        """Lay this process's share [N, ...] of a batch on devices, to train on it."""
+        """Put this process's share [N, ...] of a batch on the devices, for training."""
         return array
 
     def shard(self, array):
-        """Lay an array [N, ...] on this process's own devices, to predict it."""
+        """Put an array [N, ...] on this process's devices, for prediction."""
         return array
 
     def broadcast(self, array):
-        """Return the first process's array; the others give one of its shape and dtype."""
+        """Return process 0's array; the others pass one of the same shape and dtype."""
         return array
 
     def largest(self, numbers):
-        """Return the largest of the whole numbers that the processes give, place by place."""
+        """Return the element-wise maximum of the processes' lists of integers."""
         return numbers
 
     def share(self, rows):
-        """Choose what this process is to read of a batch, a list.
+        """Return this process's share of a batch, a list.
 
-        All get equally many, a multiple of their devices, for which some rows come twice.
+        All shares have the same length, a multiple of the devices; so some rows come twice.
         """
         places = np.split(fill_up(len(rows), self.devices), self.processes)[self.process]
         return [rows[place] for place in places]
 
     def real_rows(self, count, each):
-        """Tell which of this process's `each` rows count, in a batch of count: bool [each]."""
+        """Return which of this process's `each` rows are not fill, in a batch of count: bool."""
         return self.process * each + np.arange(each) < count
 
     def from_first(self, function):
-        """Let the first process call a function for all.
+        """Call a function in process 0 alone. Returns its result, passed through JSON, everywhere.
 
-        Returns what it gives, as JSON keeps it. A UserError or StopRequest becomes one everywhere.
+        Its UserError or StopRequest is raised in every process.
         """
         if self.processes == 1:
             return json.loads(json.dumps(function()))
@@ -114,7 +114,7 @@ class Team:
         return outcome["result"]
 
     def first_then_others(self, function):
-        """Call a function, in the first process before the others. Returns what it gives here."""
+        """Call a function in process 0, then in the others. Returns its result here."""
         once = functools.cache(function)
 
         def call_without_result():
@@ -125,7 +125,7 @@ class Team:
 
 
 def _outcome(function):
-    """Call a function. Returns what there is to tell of it, for JSON."""
+    """Call a function. Returns its result or its error as a dict for JSON."""
     try:
         return {"result": function()}
     except UserError as error:
@@ -143,7 +143,7 @@ class MirroredTeam(Team):
     accumulates = False  # Keras' gradient_accumulation_steps fails under tf.distribute
 
     def __init__(self, names):
-        """names: of the devices, such as "gpu:0"."""
+        """names: devices, such as "gpu:0"."""
         import tensorflow as tf
 
         tf.get_logger().setLevel("ERROR")
@@ -157,7 +157,7 @@ class MirroredTeam(Team):
         tf, devices = self.tf, self.devices
 
         class AdamClippedTogether(keras.optimizers.Adam):
-            """Keras' own would clip each device's gradients before it adds them up."""
+            """Keras' Adam clips each device's gradients before it adds them up."""
 
             def apply(self, grads, trainable_variables=None):
                 total = tf.distribute.get_replica_context().all_reduce("SUM", grads)
@@ -177,10 +177,10 @@ class MirroredTeam(Team):
 
 
 class ParallelTeam(Team):
-    """The devices of one process or of several, on JAX."""
+    """The devices of one or several processes, on JAX."""
 
     def __init__(self, limit):
-        """limit: how many devices of each process are used, None: all."""
+        """limit: devices of each process to use; None: all."""
         import jax
         from jax.experimental import multihost_utils
 
@@ -219,19 +219,19 @@ class ParallelTeam(Team):
 
 PROCESS_COUNTS = ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 KUBERNETES = ("KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX")
-# What an engine says, in any of its words, where a process or its machine is gone.
+# Words of any engine's error when a process or its machine is lost.
 LOST = re.compile("gloo|nccl|coordination service|connection (reset|closed)|socket closed", re.I)
 
 
 @contextlib.contextmanager
 def joined(limit=None):
-    """Form a team of all devices, and of all processes where the environment tells of several.
+    """Form a Team of all devices of all processes.
 
-    limit: how many devices of each process are used, None: all. Processes are told of each other by
-    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or by what SLURM, Open MPI and
-    Kubernetes set, as jax.distributed.initialize reads it. Yields the Team; all but the first
-    process are silent meanwhile. Raises UserError where it can't be formed, and TrainingError
-    where a process is lost later, unless JAX ends this one first.
+    limit: devices of each process to use; None: all. Several processes are set up by
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or by SLURM, Open MPI or
+    Kubernetes (see jax.distributed.initialize). Yields the Team; only process 0 prints. Raises
+    UserError if the processes do not connect, TrainingError if one is lost later (JAX may end
+    this process first).
     """
     if several := _tells_of_several():
         _meet(several)
@@ -246,14 +246,14 @@ def joined(limit=None):
         except Exception as error:  # each engine has its own class for this
             if team.processes > 1 and LOST.search(repr(error)):
                 raise TrainingError(
-                    "another process is lost; start all of them again with the same --run, and "
-                    "they go on from the last checkpoint"
+                    "another process is lost; start all of them again with the same --run to "
+                    "resume from the last checkpoint"
                 ) from error
             raise
 
 
 def form_team(limit):
-    """Make the Team of the devices that the engine has."""
+    """Make the Team of the engine's devices."""
     names, backend, processes = keras.distribution.list_devices(), keras.backend.backend(), 1
     if backend == "jax":
         import jax
@@ -271,7 +271,7 @@ def form_team(limit):
 
 
 def _tells_of_several():
-    """Return the name of the environment's variable that tells of several processes, or None."""
+    """Return the environment variable that announces several processes, or None."""
     for name in PROCESS_COUNTS:
         if _number(name, 1) > 1:
             return name
@@ -279,7 +279,7 @@ def _tells_of_several():
 
 
 def _number(name, default=None):
-    """Read a whole number from the environment."""
+    """Read a whole number from an environment variable."""
     text = os.environ.get(name, default)
     try:
         return None if text is None else int(text)
@@ -288,10 +288,10 @@ def _number(name, default=None):
 
 
 def _meet(told_by):
-    """Let JAX find the other processes; told_by: the variable that tells of them."""
+    """Connect to the other processes through JAX; told_by: see `_tells_of_several`."""
     if keras.backend.backend() != "jax":
         raise UserError(
-            f"{told_by} tells of several processes, which JAX alone can join: set "
+            f"{told_by} announces several processes, which only JAX supports: set "
             f"KERAS_BACKEND=jax, or unset {told_by}"
         )
     import jax
@@ -307,4 +307,4 @@ def _meet(told_by):
         )
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"the processes did not find each other: {reason}") from error
+        raise UserError(f"the processes did not connect: {reason}") from error

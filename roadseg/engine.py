@@ -1,7 +1,4 @@
-"""Brings Keras up without chatter, on TensorFlow unless KERAS_BACKEND names another engine.
-
-And tells what the engine can do on this machine.
-"""
+"""Import Keras quietly, on TensorFlow unless KERAS_BACKEND is set; measure what it can do here."""
 
 import math
 import os
@@ -16,20 +13,20 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 with terminal.quiet_standard_error():
     import keras
 
-SHARE_OF_LIMIT = 0.7  # of a matrix product's rate that training reaches; about
+SHARE_OF_LIMIT = 0.7  # of the measured matmul rate that training reaches, roughly
 FLOAT32, BFLOAT16 = "float32", "mixed_bfloat16"
 PRECISIONS = (FLOAT32, BFLOAT16, "mixed_float16")
-WORTH_ROUNDING = 1.3  # times as fast a product in bfloat16 has to be
-ROUNDS, ROUND_SECONDS = 3, 0.15  # of that comparison
+WORTH_ROUNDING = 1.3  # least speed-up of a bfloat16 matmul to use it
+ROUNDS, ROUND_SECONDS = 3, 0.15  # of that measurement
 
 
 def device_kind():
-    """Return what the network computes on: "cpu", "gpu" or "tpu"."""
+    """Return the kind of device in use: "cpu", "gpu" or "tpu"."""
     return keras.distribution.list_devices()[0].split(":")[0]
 
 
 def warn_about_idle_gpu():
-    """Say so when this machine has an NVIDIA GPU that Keras can't use."""
+    """Warn when this machine has an NVIDIA GPU that Keras can't use."""
     has_gpu = shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").exists()
     if has_gpu and device_kind() == "cpu":
         packages = {"tensorflow": "tensorflow[and-cuda]", "jax": "jax[cuda]"}
@@ -41,63 +38,60 @@ def warn_about_idle_gpu():
 
 
 def device_names(count):
-    """Say what the network computes on; count: of devices."""
+    """Return the name and number of the devices in use, as text."""
     kind = device_kind()
     if kind == "cpu" and count == 1:
-        return f"{os.cpu_count()} processor cores"
+        return f"{os.cpu_count()} CPU cores"
     return f"{count} {kind.upper()}{'s' if count > 1 else ''}"
 
 
 def faster_precision():
-    """Return BFLOAT16 where this machine multiplies so much faster, else FLOAT32.
+    """Return BFLOAT16 where its matmul is WORTH_ROUNDING times as fast, else FLOAT32.
 
-    Graphics processors do, and newer processors (AVX512-BF16, AMX); others imitate it slowly.
+    GPUs and newer CPUs (AVX512-BF16, AMX) have it in hardware; others emulate it slowly.
     """
     compared = (BFLOAT16, FLOAT32)
     rounds = [
         [matrix_product_rate(precision, seconds=ROUND_SECONDS) for precision in compared]
         for _ in range(ROUNDS)
     ]
-    # The best of each: whatever else the machine does for a moment only makes it slower.
+    # The best of each: other load only makes it slower.
     rounded, exact = map(max, zip(*rounds, strict=True))
     return BFLOAT16 if rounded > WORTH_ROUNDING * exact else FLOAT32
 
 
 def answering_precision(settings):
-    """Return the precision of the inner layers in which a run's network answers.
+    """Return the precision of a run's network in prediction.
 
-    What is left to the program is exact: the same for one picture as for many, and everywhere.
+    "auto" is float32: the same answer on every machine and for every batch size.
     """
     return FLOAT32 if settings["precision"] == "auto" else settings["precision"]
 
 
 def expected_seconds(network, shape, precision, trained, predicted):
-    """Guess how long a network needs to train on, and predict, so many (height, width) pictures."""
+    """Estimate the seconds to train on `trained` and predict `predicted` pictures of a shape."""
     work = trained * operations(network, shape, training=True)
     work += predicted * operations(network, shape)
     return work / (SHARE_OF_LIMIT * matrix_product_rate(precision))
 
 
 def matrix_product_rate(precision=FLOAT32, size=2048, seconds=0.5):
-    """The machine's own limit: floating-point operations a second of a large matrix product.
-
-    precision: of PRECISIONS, in which it multiplies.
-    """
+    """Measure this machine's peak: FLOP/s of a large matmul; precision: one of PRECISIONS."""
     matrix = keras.ops.ones((size, size), keras.DTypePolicy(precision).compute_dtype)
     count, started = -1, time.perf_counter()
     while (passed := time.perf_counter() - started) < seconds or count < 1:
-        float(keras.ops.matmul(matrix, matrix)[0, 0])  # waits until it is done
+        float(keras.ops.matmul(matrix, matrix)[0, 0])  # waits for the result
         count += 1
-        if not count:  # the first one warms up
+        if not count:  # the first is warm-up
             started = time.perf_counter()
     return 2 * size**3 * count / passed
 
 
 def operations(network, shape, training=False):
-    """Floating-point operations of a network's convolutions for one picture of (height, width).
+    """Return the FLOPs of a network's convolutions for one picture of (height, width).
 
-    A multiplication and an addition are two. In training the gradients of kernels that are trained
-    cost as much again, and so do those of what such layers send on to later ones.
+    A multiply-add counts 2. In training the gradient of a trained kernel costs a forward pass
+    more, and so does the gradient of the input where an earlier layer is trained.
     """
     convolutions = [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
     outputs = keras.Model(network.input, [layer.output for layer in convolutions])

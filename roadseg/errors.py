@@ -1,4 +1,4 @@
-"""What may go wrong and a person can put right: each class with the exit status it leads to."""
+"""Errors that the user can fix, each class with its exit status."""
 
 import signal
 
@@ -10,29 +10,29 @@ class UserError(Exception):
 
 
 class DownloadError(UserError):
-    """The file can't be had from the network now."""
+    """The file can't be downloaded."""
 
 
 class FaultyPicturesError(UserError):
-    """Some pictures can't be read; all others are done."""
+    """Some pictures can't be read; the others are done."""
 
     exit_status = 1
 
 
 class WrongAnswerError(UserError):
-    """An exported network does not answer as the run does."""
+    """An exported network's probabilities differ from the run's."""
 
     exit_status = 1
 
 
 class TrainingError(Exception):
-    """Training can't go on; the message says what to do."""
+    """Training can't continue; the message says what to do."""
 
     exit_status = 1
 
 
 class LossError(TrainingError):
-    """The loss, or a weight, is NaN or infinite."""
+    """The loss or a weight is not finite."""
 
 
 class MemoryShortError(TrainingError):
@@ -40,7 +40,7 @@ class MemoryShortError(TrainingError):
 
 
 class StopRequest(BaseException):
-    """The person or the machine wanted the program to stop; everything is saved."""
+    """Ctrl-C or SIGTERM asked the program to stop; everything is saved."""
 
     def __init__(self, number):
         super().__init__(f"stopped by {signal.Signals(number).name}")

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, JSON, CSV, and digests."""
+"""Atomic writes, JSON, CSV and file digests."""
 
 import contextlib
 import csv
@@ -11,9 +11,9 @@ from roadseg.errors import UserError
 
 @contextlib.contextmanager
 def written_whole(path):
-    """Give a temporary path to write in the body, which then gets the name: whole or not at all.
+    """Yield a temporary path to write to, and rename it to path at the end: atomic.
 
-    The temporary file keeps the suffixes, which decide on the format, and is synced to the disk.
+    The temporary file keeps the suffixes, which select the format, and is synced to the disk.
     """
     temporary = path.with_name(f"partial.{path.name}")
     try:
@@ -25,12 +25,12 @@ def written_whole(path):
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError) and error.errno and not error.filename:
-            error.filename = str(path)  # a full disk is told without one
+            error.filename = str(path)  # a full disk's error has none
         raise
 
 
 def write_atomically(path, write):
-    """Let write(temporary path) make a file, whole or not at all."""
+    """Let write(temporary path) make a file, atomically."""
     with written_whole(path) as temporary:
         write(temporary)
 
@@ -42,7 +42,7 @@ def write_json(path, content):
 
 
 def write_csv(path, rows, fields):
-    """Write rows, dicts, as CSV with a header, atomically. fields: names in their order."""
+    """Write rows, dicts, as CSV with a header, atomically. fields: ordered names."""
 
     def write(temporary):
         with temporary.open("w", encoding="utf-8", newline="") as file:
@@ -54,7 +54,7 @@ def write_csv(path, rows, fields):
 
 
 def read_json(path):
-    """Read a JSON file of a run. Raises UserError that names a damaged one."""
+    """Read a JSON file of a run. Raises UserError if it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that training answers after its step."""
+"""Turn Ctrl-C and SIGTERM into a request to stop after the current step."""
 
 import contextlib
 import os
@@ -13,11 +13,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopping:
-    """Listens for signals while it is open.
+    """Context manager that listens for signals.
 
-    Inside `deferred()` the first signal only becomes a request, which `check()` answers. A second
-    one, or one outside, ends the process at once. A thread listens, because Python's own signal
-    handlers have to wait for the end of a training step.
+    Inside `deferred()` the first signal is a request, which `check()` raises. A second one, or one
+    outside, ends the process at once. A thread listens, because Python's signal handlers wait for
+    the end of a training step.
     """
 
     def __init__(self):
@@ -43,16 +43,16 @@ class Stopping:
             if number[0] not in SIGNALS:
                 continue
             if not self.is_deferring or self.requested:
-                print("\nstopped at once; nothing that was saved is lost", file=sys.stderr)
+                print("\nstopped at once; saved files are complete", file=sys.stderr)
                 sys.stderr.flush()
                 os._exit(128 + number[0])
             self.requested = number[0]
-            print("\nstopping after this step, once it is saved …", file=sys.stderr, flush=True)
+            print("\nstopping after this step and saving …", file=sys.stderr, flush=True)
         self.listener.close()
 
     @contextlib.contextmanager
     def deferred(self):
-        """Turn a signal into a request in the body, which calls `check` at good moments."""
+        """Turn a signal into a request in the body, which calls `check` between steps."""
         self.is_deferring = True
         try:
             yield
@@ -61,6 +61,6 @@ class Stopping:
             self.is_deferring = False
 
     def check(self):
-        """Raise StopRequest where a stop was requested."""
+        """Raise StopRequest if a stop was requested."""
         if self.requested:
             raise StopRequest(self.requested)

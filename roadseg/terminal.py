@@ -1,4 +1,4 @@
-"""What a person at the terminal sees: messages, progress bars, and libraries kept quiet."""
+"""Terminal output: messages, progress bars, and silence from libraries."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 @contextlib.contextmanager
 def quiet_standard_error():
-    """Hold back what libraries write to file descriptor 2; show it only if the body fails."""
+    """Hold back what libraries write to file descriptor 2; show it if the body fails."""
     with tempfile.TemporaryFile() as held:
         sys.stderr.flush()
         original = os.dup(2)
@@ -27,12 +27,12 @@ def quiet_standard_error():
 
 
 def progress(iterable=None, **options):
-    """tqdm that writes seldom where nobody watches, so that logs stay short."""
+    """Make a tqdm bar that updates rarely in a log file, to keep it short."""
     seconds = 0.5 if sys.stderr.isatty() else 30.0
     return tqdm(iterable, mininterval=seconds, dynamic_ncols=True, **options)
 
 
 def say(message):
-    """Print a message for the person at the terminal without tearing a progress bar apart."""
+    """Print a message without breaking a progress bar."""
     tqdm.write(message, file=sys.stdout)
-    sys.stdout.flush()  # into a log file it would wait otherwise
+    sys.stdout.flush()  # else a log file gets it late
