@@ -19,6 +19,8 @@ from roadseg.data.pictures import WORKERS, free_memory_bytes, map_ahead, read_im
 from roadseg.drawn import scenes
 from roadseg.errors import DownloadError, UserError
 
+ORDER, PICTURE = 0, 1  # keep the random numbers of an epoch's order and of its pictures apart
+
 # How many pictures of um, umm and uu are drawn where there are no real ones.
 DRAWN_TRAINING = (90, 90, 90)
 DRAWN_TESTING = (6, 6, 6)
@@ -115,7 +117,9 @@ class Batches:
 
     def order(self, epoch):
         """Return the indices of an epoch's pictures, shuffled."""
-        return np.random.default_rng([self.seed, epoch]).permutation(len(self.samples)).tolist()
+        return (
+            np.random.default_rng([ORDER, self.seed, epoch]).permutation(len(self.samples)).tolist()
+        )
 
     def decode_pair(self, index):
         """Read picture and label: uint8 [H, W, 3], uint8 [H, W]."""
@@ -127,7 +131,9 @@ class Batches:
         pair = self.read_pair(index)
         if self.recipe is None:
             return pair
-        return augment(*pair, np.random.default_rng([self.seed, epoch, index]), self.recipe)
+        return augment(
+            *pair, np.random.default_rng([PICTURE, self.seed, epoch, index]), self.recipe
+        )
 
 
 # --- what comes out -------------------------------------------------------------------------------

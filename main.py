@@ -34,7 +34,7 @@ from roadseg.errors import LossError, MemoryShortError, StopRequest, TrainingErr
 from roadseg.files import read_json
 from roadseg.page.results import write_results
 from roadseg.stopping import Stopping
-from roadseg.training import checkpoint, plan
+from roadseg.training import checkpoint, plan, run_folder
 from roadseg.training.trainer import TRAINING_COST, Training, tell, train_epoch
 from roadseg.training.validation import make_validate
 
@@ -83,7 +83,10 @@ RECIPE = Recipe()
 
 
 def parse_arguments(arguments=None):
-    """Read the command line. Wrong usage ends the program with status 2."""
+    """Read the command line. Wrong usage ends the program with status 2.
+
+    A run that is there already gives its settings to the flags that are not.
+    """
     parser = argparse.ArgumentParser(
         description="Trains FCN-8s on VGG16 to find the road in a picture.",
         epilog="--image-shape and --epochs have a default of their own for each data set.",
@@ -105,6 +108,9 @@ def parse_arguments(arguments=None):
     add("--devices", type=whole, metavar="N", help="of each machine to use; default: all")
     add("--seed", default=0, type=at_least(0), metavar="N", help="of every random number")
     add("--limit", type=whole, metavar="N", help="use at most N pictures of each part")
+    given = parser.parse_args(arguments)
+    if given.run:
+        parser.set_defaults(**run_folder.defaults_to_resume(given.runs_dir / given.run))
     return parser.parse_args(arguments)
 
 

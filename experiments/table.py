@@ -36,7 +36,7 @@ def read_run(folder):
     parser = argparse.ArgumentParser(allow_abbrev=False)
     for flag in NOT_COMPARED:
         parser.add_argument(flag)
-    _, words = parser.parse_known_args(settings["command_line"][1:])
+    _, words = parser.parse_known_args(settings["command_lines"][0][1:])
     names = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
     return (
         " ".join(names) or WITHOUT,

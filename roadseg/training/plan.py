@@ -53,9 +53,13 @@ def complete_settings(arguments, used, data_set):
     hold.
     """
     packages = ("keras", "numpy", keras.backend.backend())
-    given = vars(arguments).items()
+    given, vgg = vars(arguments).items(), Path(arguments.vgg)
     return {
-        **{name: str(value) if isinstance(value, Path) else value for name, value in given},
+        **{
+            name: str(value.absolute()) if isinstance(value, Path) else value
+            for name, value in given
+        },
+        "vgg": str(vgg.absolute()) if vgg.is_file() else arguments.vgg,
         "dataset": used,
         "dataset_asked_for": arguments.dataset,
         "classes": list(data_set.classes),
@@ -63,8 +67,8 @@ def complete_settings(arguments, used, data_set):
         "backend": keras.backend.backend(),
         "versions": {"python": platform.python_version()}
         | {name: metadata.version(name) for name in packages},
-        "git_commit": run_folder.git_commit(),
-        "command_line": sys.argv,
+        "git_commits": [run_folder.git_commit()],
+        "command_lines": [sys.argv],
     }
 
 
@@ -110,6 +114,13 @@ def open_folder(settings, lock, data_set, team):
         "training_precision": earlier.get("training_precision")
         or (faster_precision() if precision == "auto" else precision),
     }
+    for name in ("git_commits", "command_lines"):
+        decided[name] = earlier.get(name, []) + settings[name]
+    if earlier.get("epochs", epochs) < epochs:
+        terminal.say(
+            f"{folder}: {epochs} epochs instead of {earlier['epochs']}: the learning rate rises to "
+            "where it is in the longer run, but the result is not that of a run this long"
+        )
     run_folder.note_settings(folder, settings | decided)
     (folder / "metrics.json").unlink(missing_ok=True)  # of fewer epochs: it would seem finished
     shape = "x".join(map(str, settings["image_shape"]))

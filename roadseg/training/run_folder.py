@@ -25,6 +25,13 @@ FIXED_SETTINGS = (
 )
 
 
+# Flags of main.py that a run which resumes need not be given again.
+FLAGS = (
+    *("dataset", "data_dir", "vgg", "image_shape", "batch_size", "learning_rate", "precision"),
+    *("seed", "limit"),
+)
+
+
 def open_run(runs_dir, name):
     """Return the run's folder, made if need be; a run without a name gets the date and time.
 
@@ -61,6 +68,13 @@ def earlier_settings(folder):
     """Read a run's settings.json. Returns a dict, empty for a run that has none yet."""
     path = folder / "settings.json"
     return read_json(path) if path.is_file() else {}
+
+
+def defaults_to_resume(folder):
+    """Return what a run's settings say in place of flags that are not given: {name: value}."""
+    earlier = earlier_settings(folder)
+    names = [name for name in FLAGS if name in earlier]
+    return {name: Path(earlier[name]) if name == "data_dir" else earlier[name] for name in names}
 
 
 def read_log(folder):
