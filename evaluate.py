@@ -10,16 +10,17 @@ import argparse
 import sys
 from pathlib import Path
 
-import helper
 from main import load_run
 from roadseg import terminal
 from roadseg.answering.predictor import thoroughly
 from roadseg.command_line import add_thorough, exit_status
-from roadseg.data.layouts import subsample
+from roadseg.data.check import changed_files, check_samples, data_digest, files_below
+from roadseg.data.datasets import locate
+from roadseg.errors import UserError
 from roadseg.files import read_json, write_json
 from roadseg.scoring.evaluation import score_run, score_table
 from roadseg.scoring.submission import pack_submission
-from roadseg.training import run_folder
+from roadseg.training import plan, run_folder
 
 
 def parse_arguments(arguments=None):
@@ -38,26 +39,47 @@ def parse_arguments(arguments=None):
 
 
 def evaluate(arguments):
-    """Do what the command line says."""
+    """Do what the command line says. Nothing is downloaded or drawn."""
     folder = run_folder.find_run(arguments.run)
     predict, data_set, settings = load_run(folder)
     if arguments.thorough:
         predict = thoroughly(predict)
     data_dir = arguments.data_dir or Path(settings["data_dir"])
-    _, _, root = helper.prepare_data_set(settings["dataset"], data_dir)
-    labelled, testing = data_set.find(root)
+    found, root = locate(settings["dataset"], data_dir)
+    if found.classes != data_set.classes:
+        raise UserError(
+            f"{root}: has the classes {', '.join(found.classes)}; this run has "
+            f"{', '.join(data_set.classes)}"
+        )
     if arguments.submission:
+        _, testing = data_set.find(root)
         pack_submission(arguments.submission, predict, testing, settings["image_shape"])
         return
-    training, validation = data_set.split(labelled, settings["seed"])
-    parts = {"training": training, "validation": validation}
-    samples = subsample(parts[arguments.part], settings["limit"])
+    split = plan.choose_pictures(data_set, root, settings["seed"], settings["limit"])
+    is_trained_on = say_whether_trained_on(folder, split, data_set, root, settings["data_digest"])
+    if not is_trained_on:
+        settings |= {"labels": data_set.label_note(split.labelled, root)}
+    samples = getattr(split, arguments.part)
     result, _ = score_run(predict, samples, data_set, settings, arguments.part)
-    if arguments.part == "validation" and not arguments.thorough:
+    if arguments.part == "validation" and not arguments.thorough and is_trained_on:
         path = folder / "metrics.json"
         earlier = read_json(path) if path.is_file() else {}
         write_json(path, earlier | result)
     terminal.say(f"\n{score_table(result)}")
+
+
+def say_whether_trained_on(folder, split, data_set, root, digest):
+    """Return whether the files are those of the run's training; say which are not."""
+    checked = check_samples(split.parts, data_set, folder.parent / ".checked.json")
+    files, before = files_below(checked, root), run_folder.data_path(folder)
+    is_same = data_digest(files) == digest
+    if not is_same:
+        trained_on = read_json(before) if before.is_file() else {}
+        terminal.say(
+            f"{root}: these are not the files of the run's training "
+            f"({changed_files(trained_on, files)}); the scores are for the terminal alone"
+        )
+    return is_same
 
 
 def main(arguments=None):

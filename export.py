@@ -81,10 +81,11 @@ def export(arguments):
 
 
 def pictures_to_check(data_set, settings):
-    """Read some testing pictures of the run's data set, or draw some where it is not there."""
+    """Read some testing or labelled pictures of the run's data set, or draw some without it."""
     try:
-        _, testing = data_set.find(Path(settings["data_dir"]) / data_set.folder)
-        return [read_image(sample.picture) for sample in subsample(testing, CHECKED_PICTURES)]
+        labelled, testing = data_set.find(Path(settings["data_dir"]) / data_set.folder)
+        chosen = subsample(testing or labelled, CHECKED_PICTURES)
+        return [read_image(sample.picture) for sample in chosen]
     except UserError as error:
         terminal.say(f"{error}\ndrawn scenes are checked instead")
         return [scenes.draw_scene("um", index).picture for index in range(CHECKED_PICTURES)]

@@ -3,7 +3,6 @@
 Data sets at hand, pictures and labels read and augmented, batches, painted pictures.
 """
 
-import dataclasses
 import functools
 import itertools
 
@@ -14,10 +13,10 @@ from roadseg.answering.painting import encode_png, paint_classes
 from roadseg.answering.predictor import predict_samples
 from roadseg.data import download, vgg_weights
 from roadseg.data.augmentation import augment
-from roadseg.data.datasets import DATASETS
+from roadseg.data.datasets import DATASETS, locate
 from roadseg.data.pictures import WORKERS, free_memory_bytes, map_ahead, read_image, read_label
 from roadseg.drawn import scenes
-from roadseg.errors import DownloadError, UserError
+from roadseg.errors import DownloadError
 
 ORDER, PICTURE = 0, 1  # keep the random numbers of an epoch's order and of its pictures apart
 
@@ -53,13 +52,11 @@ def _bring(name, data_dir):
     folder = data_dir / row.folder
     if row.drawn:
         scenes.draw_data_set(folder, DRAWN_TRAINING, DRAWN_TESTING)
-    elif row.remote and not folder.is_dir():
+    elif row.remote and not folder.is_dir() and data_dir.name != row.folder:
         archive = data_dir / f"{row.folder}.zip"
         download.download(row.remote, archive)
         download.unpack(archive, row.folder, data_dir)
-    elif not folder.is_dir():
-        raise UserError(f"{folder}: not found; put {row.layout} there")
-    return name, dataclasses.replace(row, **row.complete(folder)), folder
+    return name, *locate(name, data_dir)
 
 
 def maybe_download_pretrained_vgg(data_dir):

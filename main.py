@@ -26,7 +26,7 @@ from roadseg.answering.predictor import predictor
 from roadseg.command_line import at_least, exit_status, positive_rate
 from roadseg.data import vgg_weights
 from roadseg.data.augmentation import VGG_MEAN_RGB
-from roadseg.data.check import check_samples
+from roadseg.data.check import check_samples, data_digest, files_below
 from roadseg.data.datasets import DATASETS, row_of
 from roadseg.data.pictures import VOID
 from roadseg.engine import PRECISIONS, answering_precision, keras, warn_about_idle_gpu
@@ -390,17 +390,25 @@ def run(arguments, stopping, team=devices.ONE_DEVICE, recipe=RECIPE):
     )
     if recipe.mirrored is None:
         recipe = replace(recipe, mirrored=data_set.mirrored)
-    split = plan.choose_pictures(data_set, root, arguments)
-    remembered = arguments.runs_dir / ".checked.json"
+    split = plan.choose_pictures(data_set, root, arguments.seed, arguments.limit)
+    files = {}
+
+    def check_data():
+        checked = check_samples(split.parts, data_set, arguments.runs_dir / ".checked.json")
+        files.update(files_below(checked, root))
+        return data_digest(files)
+
     settings = plan.complete_settings(arguments, used, data_set) | {
         "recipe": asdict(recipe),
         "labels": data_set.label_note(split.labelled, root),
         "labels_are_official": data_set.has_official_labels(split.labelled),
-        "data_digest": team.from_first(lambda: check_samples(split.parts, data_set, remembered)),
+        "data_digest": team.from_first(check_data),
     }
     weights = team.first_then_others(lambda: vgg_weights.read(arguments.vgg, arguments.data_dir))
     with contextlib.ExitStack() as lock, team.scope():
-        folder, decided = team.from_first(lambda: plan.open_folder(settings, lock, data_set, team))
+        folder, decided = team.from_first(
+            lambda: plan.open_folder(settings, lock, data_set, team, files)
+        )
         folder = Path(folder)
         if not decided:
             return folder

@@ -16,7 +16,6 @@ import os
 import subprocess
 import sys
 
-import h5py
 import numpy as np
 import pytest
 import scipy.special
@@ -24,18 +23,15 @@ from PIL import Image
 
 import main
 from main import keras
-from roadseg import engine
 from roadseg.answering.predictor import predictor
 from roadseg.data import vgg_weights
 from roadseg.data.layouts import Sample
 from roadseg.data.pictures import VOID, read_image, read_label
-from roadseg.errors import UserError
 from roadseg.training import checkpoint
 from tests.by_hand import losses_by_hand, patchwork_labels, weights_by_hand
 from tests.small import (
     HERE,
     KITTI,
-    NARROW_BLOCKS,
     REAL_SAMPLES,
     needs_jax,
     one_batch,

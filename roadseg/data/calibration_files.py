@@ -5,6 +5,8 @@ As the KITTI Road benchmark describes it, cvlibs.net/datasets/kitti/eval_road.ph
 
 import numpy as np
 
+from roadseg.data.pictures import picture_shape
+
 MATRICES = {"P2": (3, 4), "R0_rect": (3, 3), "Tr_cam_to_road": (3, 4)}
 
 
@@ -27,6 +29,19 @@ def read_calibration(path):
     return matrices
 
 
+def check_size(calibration, height, width):
+    """Raise ValueError where a calibration can't be that of a picture of this size, pixels.
+
+    A camera's axis meets its picture somewhere in the middle half, even where borders were cut off.
+    """
+    across, down = calibration["P2"][:2, 2] / calibration["P2"][2, 2]
+    if not (width / 4 < across < 3 * width / 4 and height / 4 < down < 3 * height / 4):
+        raise ValueError(
+            f"its camera looks at pixel ({across:.0f}, {down:.0f}), off the middle of a picture of "
+            f"{width}x{height}; expected the calibration of a picture of this size"
+        )
+
+
 def project_road(calibration):
     """Return the matrix [3, 4] that takes road-frame points (x, y, z, 1) to (u, v, 1) times depth.
 
@@ -47,7 +62,9 @@ def read_calibrations(samples):
     for sample in samples:
         if sample.calibration:
             try:
-                calibrations[sample.name] = read_calibration(sample.calibration)
+                calibration = read_calibration(sample.calibration)
+                check_size(calibration, *picture_shape(sample.picture))
+                calibrations[sample.name] = calibration
             except FileNotFoundError as error:
                 missing[sample.name] = f"{sample.calibration}: {error.strerror}"
             except (OSError, ValueError) as error:

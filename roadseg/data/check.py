@@ -3,35 +3,38 @@
 import contextlib
 import hashlib
 import json
+import os
 import typing
 
 import numpy as np
 
 from roadseg import terminal
-from roadseg.data.pictures import VOID, map_ahead, read_image, read_label
+from roadseg.data.pictures import VOID, is_turned, map_ahead, read_image, read_label
 from roadseg.errors import UserError
 from roadseg.files import file_digest, write_json
 
-VERSION = 1  # of the checks: what an earlier one remembered does not count
+DIGITS = 16  # of a file's digest, that are kept
+VERSION = 2  # of the checks: what an earlier one remembered does not count
 
 
 class Seen(typing.NamedTuple):
     """What there is to say of a sample."""
 
-    picture: str  # SHA-256 of the file
-    label: str  # likewise; empty without a label
-    classes: frozenset
-    fault: str | None  # a line for a person
+    digest: str  # of both files
+    picture: str  # SHA-256 of the picture alone
+    classes: frozenset  # and VOID, where there is any
+    fault: str | None
 
 
 def check_samples(parts, data_set, memory):
-    """Open every file and see that training can use it.
+    """Open every file and check that training can use it.
 
     parts: training, validation and testing samples; data_set: their row of DATASETS; memory: path
     of a JSON file for what was seen, which counts until a file's name, size or time changes.
-    Returns the SHA-256 of all pictures and labels. Raises UserError with a line for each file that
-    can't be read, has an unknown colour, differs in size from its picture or is a copy of another,
-    and where the training part's labels hold less than two classes.
+    Returns {path of a picture: digest of it and its label}. Raises UserError with a line for each
+    file that can't be read, has an unknown colour, differs in size from its picture or is a copy of
+    another; where the training part's labels hold fewer than two classes; and where those of the
+    validation part hold none.
     """
     samples = [sample for part in parts for sample in part]
     key = _look_from_outside(samples, data_set)
@@ -39,11 +42,35 @@ def check_samples(parts, data_set, memory):
     if key not in remembered:
         looks = map_ahead(lambda sample: _look_at(sample, data_set), samples)
         bar = terminal.progress(looks, total=len(samples), desc="checking", unit="picture")
-        remembered[key] = _judge(list(zip(samples, bar, strict=True)), len(parts[0]), data_set)
+        seen = list(zip(samples, bar, strict=True))
+        _judge(seen, [len(part) for part in parts[:2]], data_set)
+        remembered[key] = {str(sample.picture): look.digest[:DIGITS] for sample, look in seen}
         with contextlib.suppress(OSError):  # then it is looked at again
             memory.parent.mkdir(parents=True, exist_ok=True)
             write_json(memory, remembered)
     return remembered[key]
+
+
+def files_below(files, root):
+    """Return what `check_samples` gives with paths below the data set's folder, wherever it is."""
+    return {os.path.relpath(path, root): digest for path, digest in files.items()}
+
+
+def data_digest(files):
+    """Return one digest of all of `files_below`."""
+    return _digest(repr(sorted(files.items())))
+
+
+def changed_files(before, now):
+    """Name up to five files that differ between two results of `files_below`, and say how many."""
+    names = sorted(name for name in before | now if before.get(name) != now.get(name))
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{', '.join(names[:5])}{more}"
+
+
+def _digest(text):
+    # File names out of old archives need not be UTF-8.
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _look_from_outside(samples, data_set):
@@ -53,12 +80,12 @@ def _look_from_outside(samples, data_set):
         with contextlib.suppress(OSError):  # reading it will tell
             status = path.stat()
             facts.append((str(path.absolute()), status.st_size, status.st_mtime_ns))
-    return hashlib.sha256(repr(facts).encode()).hexdigest()
+    return _digest(repr(facts))
 
 
 def _recall(memory):
     try:
-        return json.loads(memory.read_text(encoding="utf-8"))
+        return json.loads(memory.read_text(encoding="utf-8", errors="surrogateescape"))
     except (OSError, ValueError):
         return {}
 
@@ -66,42 +93,63 @@ def _recall(memory):
 def _look_at(sample, data_set):
     """Read a sample's files. Returns Seen."""
     try:
-        height, width = read_image(sample.picture).shape[:2]
+        shape = read_image(sample.picture).shape[:2]
         picture = file_digest(sample.picture, "sha256")
         if not sample.label:
-            return Seen(picture, "", frozenset(), None)
+            return Seen(picture, picture, frozenset(), None)
         label = read_label(sample, data_set)
-        if label.shape != (height, width):
-            raise UserError(
-                f"{sample.label}: is {label.shape[1]}x{label.shape[0]} pixels; expected "
-                f"{width}x{height}, the size of {sample.picture.name}"
-            )
-        classes = frozenset(np.unique(label).tolist()) - {VOID}
-        return Seen(picture, file_digest(sample.label, "sha256"), classes, None)
-    except UserError as error:
+        if label.shape != shape:
+            raise UserError(_size_fault(sample, label.shape, shape))
+        digest = _digest(picture + file_digest(sample.label, "sha256"))
+        return Seen(digest, picture, frozenset(np.unique(label).tolist()), None)
+    except (UserError, OSError) as error:
         return Seen("", "", frozenset(), str(error))
 
 
-def _judge(looks, training_count, data_set):
-    """Raise UserError with all faults there are. looks: [(Sample, Seen)], training first.
+def _size_fault(sample, found, expected):
+    """Say that a label has another size, (height, width), than its picture."""
+    fault = (
+        f"{sample.label}: is {found[1]}x{found[0]} pixels; expected {expected[1]}x{expected[0]}, "
+        f"the size of {sample.picture.name}"
+    )
+    if found == expected[::-1] and is_turned(sample.picture):
+        fault += ", which its EXIF data turn: save the picture upright, without EXIF"
+    return fault
 
-    Returns the SHA-256 of everything.
+
+def _judge(looks, counts, data_set):
+    """Raise UserError with all faults there are.
+
+    looks: [(Sample, Seen)], training first, then validation; counts: of these two parts.
     """
-    faults, first, digest = [], {}, hashlib.sha256()
+    faults, first = [], {}
     for sample, seen in looks:
-        digest.update(f"{sample.name} {seen.picture} {seen.label}\n".encode())
         original = first.setdefault(seen.picture or sample.picture, sample.picture)
         if seen.fault:
             faults.append(seen.fault)
         elif original != sample.picture:
             faults.append(f"{sample.picture}: is a copy of {original}; remove one of them")
-    classes = frozenset().union(*(seen.classes for _, seen in looks[:training_count]))
-    if not faults and len(classes) < 2:
-        names = " and ".join(data_set.classes[index] for index in classes) or "nothing"
-        faults.append(
-            f"{looks[0][0].label.parent}: the labels to train on hold {names} alone; expected two "
-            f"classes at least, of {', '.join(data_set.classes)}"
-        )
+    if not faults:
+        training, validation = counts
+        labels = looks[0][0].label.parent
+        faults += _class_faults(labels, looks[:training], "to train on", 2, data_set)
+        validating = looks[training : training + validation]
+        faults += _class_faults(labels, validating, "to validate", 1, data_set)
     if faults:
         raise UserError("\n".join(faults))
-    return digest.hexdigest()
+
+
+def _class_faults(labels, looks, purpose, least, data_set):
+    """Return a line where the labels of a part hold fewer classes than least, else nothing."""
+    found = frozenset().union(*(seen.classes for _, seen in looks))
+    classes = found - {VOID}
+    if len(classes) >= least:
+        return []
+    names = " and ".join(data_set.classes[index] for index in classes) or "nothing"
+    fault = (
+        f"{labels}: the labels {purpose} hold {names} alone; expected {least} of the classes "
+        f"{', '.join(data_set.classes)} at least"
+    )
+    if VOID in found and VOID in data_set.label_values:
+        fault += f"; {VOID} counts nowhere: a class needs its number in classes.txt, from 0 on"
+    return [fault]

@@ -52,7 +52,8 @@ class Dataset:
     @property
     def subject(self):
         """The index of the class whose probability is written: the road, or the last there is."""
-        return self.classes.index("road") if "road" in self.classes else len(self.classes) - 1
+        names = [name.casefold() for name in self.classes]
+        return names.index("road") if "road" in names else len(names) - 1
 
     def has_official_labels(self, count):
         """Whether `count` labels may be those that the data set's scores are published on."""
@@ -229,3 +230,17 @@ DATASETS = {
         complete=read_classes,
     ),
 }
+
+
+def locate(name, data_dir):
+    """Find a data set on the disk. name: a key of DATASETS.
+
+    Returns (its row, its folder). Raises UserError where it is not there.
+    """
+    row = DATASETS[name]
+    folder = data_dir / row.folder
+    if data_dir.name == row.folder and not folder.is_dir():
+        raise UserError(f"--data-dir {data_dir}: is the data set itself; give the folder it is in")
+    if not folder.is_dir():
+        raise UserError(f"{folder}: not found; put {row.layout} there, or give --data-dir")
+    return replace(row, **row.complete(folder)), folder

@@ -1,21 +1,21 @@
 """Where the files of each data set lie, and which of them validate."""
 
+import collections
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from roadseg.data.pictures import PICTURE_SUFFIXES
 from roadseg.errors import UserError
-
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
 class Sample:
     """One picture, its label (None where there is none), and the group it is scored in."""
 
-    name: str
+    name: str  # of one picture of its part alone: what is painted of it is NAME.png
     picture: Path
     label: Path | None
     category: str
@@ -33,20 +33,16 @@ def find_kitti(root):
     """
     labels = root / "training" / "gt_image_2"
     training = _kitti_samples(root / "training" / "image_2", labels)
-    _refuse_missing_labels(training)
+    _check_labels(training)
     return training, _kitti_samples(root / "testing" / "image_2")
 
 
 def _kitti_samples(folder, labels=None):
-    paths = _pictures(folder, "um_000000.png and so on", "*.png")
+    paths = list_pictures(folder, "um_000000.png and so on", "*.png")
     strangers = [path for path in paths if not re.fullmatch(r"(um|umm|uu)_\d{6}", path.stem)]
     if strangers:
-        raise UserError(
-            "\n".join(
-                f"{path}: expected a name such as um_000000.png, umm_… or uu_…"
-                for path in strangers
-            )
-        )
+        expected = "expected a name such as um_000000.png, umm_… or uu_…"
+        raise UserError("\n".join(f"{path}: {expected}" for path in strangers))
     samples = []
     for path in paths:
         category, number = path.stem.split("_")
@@ -62,16 +58,16 @@ def find_camvid(root):
     root: holds train/ and val/, their labels in trainannot/ and valannot/ (single-channel PNG of
     the same stem), and test/ where there is one.
     Returns (labelled, testing), with "train" or "val" as category. Raises UserError for an empty or
-    missing folder and pictures without label.
+    missing folder, pictures without label, and pictures that share one.
     """
+    layout = "train/, trainannot/, val/ and valannot/ of CamVid"
     labelled = [
         Sample(path.stem, path, root / f"{part}annot" / f"{path.stem}.png", part)
         for part in ("train", "val")
-        for path in _pictures(root / part, "train/, trainannot/, val/ and valannot/ of CamVid")
+        for path in list_pictures(root / part, layout)
     ]
-    _refuse_missing_labels(labelled)
-    testing = _pictures(root / "test", "pictures") if (root / "test").is_dir() else []
-    return labelled, [Sample(path.stem, path, None, "test") for path in testing]
+    _check_labels(labelled)
+    return labelled, _testing_samples(root / "test")
 
 
 def find_cityscapes(root):
@@ -83,23 +79,20 @@ def find_cityscapes(root):
     folder and pictures without label.
     """
     pictures, ending = root / "leftImg8bit", "_leftImg8bit"
-    samples = [
-        Sample(
-            path.stem.removesuffix(ending),
-            path,
-            root
-            / "gtFine"
-            / part
-            / path.parent.name
-            / f"{path.stem.removesuffix(ending)}_gtFine_labelIds.png",
-            part,
-        )
+
+    def sample(path, part):
+        name = f"{path.parent.name}/{path.stem.removesuffix(ending)}"
+        label = root / "gtFine" / part / f"{name}_gtFine_labelIds.png"
+        return Sample(name, path, None if part == "test" else label, part)
+
+    labelled = [
+        sample(path, part)
         for part in ("train", "val")
-        for path in _pictures(pictures / part, "folders of cities", f"*/*{ending}.png")
+        for path in list_pictures(pictures / part, "folders of cities", f"*/*{ending}.png")
     ]
-    _refuse_missing_labels(samples)
+    _check_labels(labelled)
     testing = sorted((pictures / "test").glob(f"*/*{ending}.png"))
-    return samples, [Sample(path.stem, path, None, "test") for path in testing]
+    return labelled, [sample(path, "test") for path in testing]
 
 
 def find_folder(root):
@@ -110,35 +103,51 @@ def find_folder(root):
     paint, and validation.txt, the names of the pictures to validate, a line each; without it the
     last fifth of them validates, because neighbours may look alike. Returns (labelled, testing),
     with "train" or "val" as category. Raises UserError for an empty or missing folder, pictures
-    without mask and names of no picture.
+    without mask or with a shared one, and names of no picture.
     """
-    paths = _pictures(root / "pictures", "pictures, and a mask for each in masks/")
-    listed, names = root / "validation.txt", [path.stem for path in paths]
-    if listed.is_file():
-        chosen = {Path(line).stem for line in read_lines(listed)}
-        if unknown := chosen - set(names):
-            raise UserError(f"{listed}: names {min(unknown)}, which is not in {paths[0].parent}")
-    else:
-        count = max(1, len(names) // 5)
-        chosen = set(names[-count:])
-    samples = [
+    paths = list_pictures(root / "pictures", "pictures, and a mask for each in masks/")
+    listed = root / "validation.txt"
+    last_fifth = paths[-max(1, len(paths) // 5) :]
+    chosen = set(_listed_pictures(listed, paths) if listed.is_file() else last_fifth)
+    labelled = [
         Sample(
             path.stem,
             path,
             root / "masks" / f"{path.stem}.png",
-            "val" if path.stem in chosen else "train",
+            "val" if path in chosen else "train",
         )
         for path in paths
     ]
-    _refuse_missing_labels(samples)
-    testing = _pictures(root / "testing", "pictures") if (root / "testing").is_dir() else []
-    return samples, [Sample(path.stem, path, None, "test") for path in testing]
+    _check_labels(labelled)
+    return labelled, _testing_samples(root / "testing")
+
+
+def _listed_pictures(listed, paths):
+    """Return the pictures that a text file lists, a file name a line, with suffix or without."""
+    known = {path.stem: path for path in paths} | {path.name: path for path in paths}
+    chosen = []
+    for line in read_lines(listed):
+        name = Path(line).name
+        if Path(name).suffix.lower() in PICTURE_SUFFIXES and name not in known:
+            name = Path(name).stem
+        if name not in known:
+            raise UserError(f"{listed}: names {line}, which is not in {paths[0].parent}")
+        chosen.append(known[name])
+    return chosen
+
+
+def _testing_samples(folder):
+    """Return the pictures of a folder that may be missing, as Samples without label."""
+    paths = list_pictures(folder, "pictures") if folder.is_dir() else []
+    count = collections.Counter(path.stem for path in paths)
+    names = [path.stem if count[path.stem] == 1 else path.name for path in paths]
+    return [Sample(name, path, None, "test") for name, path in zip(names, paths, strict=True)]
 
 
 def read_lines(path):
-    """Read the lines of a text file that hold something."""
+    """Read the lines of a text file that hold something, without a byte order mark."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: not found; expected a text file with one name a line") from None
     except UnicodeDecodeError as error:
@@ -146,7 +155,7 @@ def read_lines(path):
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _pictures(folder, expected, pattern="*.*"):
+def list_pictures(folder, expected, pattern="*.*"):
     """List a folder's pictures by name; raise UserError where there are none."""
     pictures = sorted(
         path
@@ -158,15 +167,32 @@ def _pictures(folder, expected, pattern="*.*"):
     return pictures
 
 
-def _refuse_missing_labels(samples):
-    missing = [sample.label for sample in samples if not sample.label.is_file()]
-    if missing:
-        raise UserError("\n".join(f"{path}: this label is missing" for path in missing))
+def _check_labels(samples):
+    """Raise UserError with a line for each label that is missing or that two pictures share."""
+    faults, owners = [], {}
+    for sample in samples:
+        owner = owners.setdefault(sample.label, sample)
+        if not sample.label.is_file():
+            faults.append(f"{sample.label}: this label is missing{_name_alike(sample.label)}")
+        elif owner is not sample:
+            faults.append(
+                f"{sample.picture}: shares the label {sample.label.name} with "
+                f"{owner.picture.name}; rename one of the pictures, and give each its label"
+            )
+    if faults:
+        raise UserError("\n".join(faults))
+
+
+def _name_alike(label):
+    """Name a file beside a missing label that may be meant, for the end of a message."""
+    inside = label.parent.iterdir() if label.parent.is_dir() else ()
+    alike = sorted(path.name for path in inside if path.stem.lower().startswith(label.stem.lower()))
+    return f"; {alike[0]} is there: rename it, or save it as {label.name}" if alike else ""
 
 
 def split_by_category(samples, seed):
     """Split as the data set's folders do, which are the categories. seed is not used."""
-    return _divide(samples, {sample.name for sample in samples if sample.category == "val"})
+    return _divide(samples, {sample for sample in samples if sample.category == "val"})
 
 
 def split_last_frames(samples, seed, last=16):
@@ -175,11 +201,10 @@ def split_last_frames(samples, seed, last=16):
     Neighbouring frames look alike, so a random split would flatter. A category too small for that
     gives a fifth. seed is not used. Returns (training, validation) in the order of samples.
     """
-    categories = {sample.category for sample in samples}
     validation = set()
-    for category in categories:
-        names = [sample.name for sample in samples if sample.category == category]
-        validation.update(names[-min(last, -(-len(names) // 5)) :])
+    for category in {sample.category for sample in samples}:
+        same = [sample for sample in samples if sample.category == category]
+        validation.update(same[-min(last, -(-len(same) // 5)) :])
     return _divide(samples, validation)
 
 
@@ -190,14 +215,20 @@ def split_share(samples, seed, share=0.2):
     """
     order = np.random.default_rng(seed).permutation(len(samples))
     chosen = order[: max(1, round(share * len(samples)))]
-    return _divide(samples, {samples[index].name for index in chosen})
+    return _divide(samples, {samples[index] for index in chosen})
 
 
-def _divide(samples, validation_names):
-    training = [sample for sample in samples if sample.name not in validation_names]
-    if not training:
-        raise UserError(f"{samples[0].picture.parent}: one picture is too few, two at least needed")
-    return training, [sample for sample in samples if sample.name in validation_names]
+def _divide(samples, validation):
+    """Split samples into those that train and a set that validates; neither may be empty."""
+    folder = samples[0].picture.parent
+    if len(samples) == 1:
+        raise UserError(f"{folder}: one picture is too few, two at least needed")
+    if len(validation) in (0, len(samples)):
+        count = f"none of {len(samples)}" if not validation else f"all {len(samples)}"
+        raise UserError(f"{folder}: {count} pictures validate; at least one has to, one to train")
+    return [sample for sample in samples if sample not in validation], [
+        sample for sample in samples if sample in validation
+    ]
 
 
 def subsample(samples, limit):

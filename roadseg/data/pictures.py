@@ -12,8 +12,18 @@ from PIL import Image, ImageOps
 
 from roadseg.errors import UserError
 
-warnings.simplefilter("error", Image.DecompressionBombWarning)
+with contextlib.suppress(ImportError):  # without it .heic is refused by name
+    import pillow_heif
 
+    pillow_heif.register_heif_opener()
+warnings.simplefilter("error", Image.DecompressionBombWarning)
+Image.MAX_IMAGE_PIXELS = 250_000_000  # the largest cameras have 200 million
+
+PICTURE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic"),
+    *(".heif", ".jp2", ".j2k", ".ppm", ".pgm", ".tga"),
+)
+ORIENTATION = 0x0112  # EXIF's tag
 VOID = 255  # the label of pixels that count nowhere
 WORKERS = min(8, os.cpu_count() or 1)  # threads that read pictures ahead of the network
 
@@ -35,18 +45,43 @@ def read_image(path, shape=None):
     return picture if shape is None else resize(picture, shape)
 
 
+def picture_shape(path):
+    """Return the (height, width) of a picture as it is stored; its pixels are not read."""
+    with _opened(path) as picture:
+        return picture.height, picture.width
+
+
+def is_turned(path):
+    """Whether a picture's EXIF data turn it by a quarter."""
+    with _opened(path) as picture:
+        return picture.getexif().get(ORIENTATION) in (5, 6, 7, 8)
+
+
 def read_numbers(path):
     """Read a single-channel picture, a palette's numbers as they are. Returns uint8 [H, W].
 
-    Raises UserError that names the file.
+    Masks of 1, 2 and 4 bits hold 0 to 1, 3 and 15; grey may be stored as equal colours. Raises
+    UserError that names the file.
     """
     with _opened(path) as picture:
+        numbers = np.asarray(picture)
+        if picture.mode == "1":
+            return numbers.astype(np.uint8)
+        if picture.mode in ("RGB", "RGBA") and (numbers[..., :3] == numbers[..., :1]).all():
+            return np.ascontiguousarray(numbers[..., 0])  # grey, stored as colours
         if picture.mode not in ("L", "P"):
             raise ValueError(
                 f"a picture of mode {picture.mode}; expected one channel of 8 bits, the numbers of "
                 "the classes"
             )
-        return np.asarray(picture)
+        bits = _png_bits(path) if picture.format == "PNG" and picture.mode == "L" else 8
+        return numbers // (255 // (2**bits - 1))  # Pillow spreads 2 and 4 bits over 0 to 255
+
+
+def _png_bits(path):
+    """Return the bits of a sample in a PNG file: byte 24, in its first chunk."""
+    with path.open("rb") as file:
+        return file.read(25)[24]
 
 
 @contextlib.contextmanager

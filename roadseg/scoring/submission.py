@@ -30,6 +30,8 @@ def pack_submission(path, predict, samples, image_shape):
     UserError, before anything is predicted, where the samples are not KITTI's testing pictures or
     one has no whole calibration file.
     """
+    if not samples:
+        raise UserError("no testing pictures here; expected KITTI's 290, with their calibration")
     calibrations, faults = read_calibrations(samples)
     if len(samples) != OFFICIAL_TESTING_COUNT or faults or len(calibrations) != len(samples):
         raise UserError(

@@ -156,7 +156,7 @@ def _write_states(folder, states):
     """Write the manifest; remove what it does not name."""
     path = manifest_path(folder)
     write_json(path, {"format": FORMAT, "states": states})
-    named = {path.name, "lock"}.union(*(state["files"] for state in states))
+    named = {path.name, "lock", "data.json"}.union(*(state["files"] for state in states))
     for other in path.parent.iterdir():
         if other.name not in named:
             other.unlink()

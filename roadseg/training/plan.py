@@ -12,6 +12,7 @@ from roadseg.data.datasets import Dataset
 from roadseg.data.layouts import Sample, subsample
 from roadseg.devices import Team
 from roadseg.engine import device_kind, device_names, expected_seconds, faster_precision, keras
+from roadseg.files import write_json
 from roadseg.training import checkpoint, run_folder
 
 # Of a data set's epochs, which are what processors have time for: the last of the quality comes
@@ -72,12 +73,12 @@ def complete_settings(arguments, used, data_set):
     }
 
 
-def choose_pictures(data_set, root, arguments):
+def choose_pictures(data_set, root, seed, limit):
     """Find the pictures, say how many, and split them. Returns Split."""
     labelled, testing = data_set.find(root)
-    training, validation = data_set.split(labelled, arguments.seed)
+    training, validation = data_set.split(labelled, seed)
     parts = (training, validation, testing or validation)
-    split = Split(*(subsample(part, arguments.limit) for part in parts), labelled=len(labelled))
+    split = Split(*(subsample(part, limit) for part in parts), labelled=len(labelled))
     terminal.say(
         f"{data_set.title} in {root}: {len(split.training)} pictures to train on, "
         f"{len(split.validation)} to validate, {len(split.testing)} to paint\n"
@@ -91,18 +92,19 @@ def default_epochs(data_set):
     return data_set.epochs * (1 if device_kind() == "cpu" else GPU_EPOCHS_FACTOR)
 
 
-def open_folder(settings, lock, data_set, team):
+def open_folder(settings, lock, data_set, team, files):
     """Open the run's folder.
 
     lock: ExitStack that then keeps other processes away from it; data_set: its row of DATASETS;
-    team: that trains. Returns (its path as text, settings to keep: {} for a run that is finished).
-    A run that resumes keeps its epochs, its steps and their precision, whatever machine it is on.
+    team: that trains; files: of `check.files_below`. Returns (its path as text, settings to keep:
+    {} for a run that is finished). A run that resumes keeps its epochs, its steps and their
+    precision, on any machine.
     """
     folder = run_folder.open_run(Path(settings["runs_dir"]), settings["run"])
     earlier = run_folder.earlier_settings(folder)
     epochs = settings["epochs"] or earlier.get("epochs") or default_epochs(data_set)
     decided = {"epochs": epochs}
-    if run_folder.is_finished(folder, settings | decided):
+    if run_folder.is_finished(folder, settings | decided, files):
         terminal.say(f"{folder}: this run is finished; nothing to do (more --epochs would go on)")
         return str(folder), {}
     checkpoint.check_kept(folder)
@@ -122,6 +124,7 @@ def open_folder(settings, lock, data_set, team):
             "where it is in the longer run, but the result is not that of a run this long"
         )
     run_folder.note_settings(folder, settings | decided)
+    write_json(run_folder.data_path(folder), files)
     (folder / "metrics.json").unlink(missing_ok=True)  # of fewer epochs: it would seem finished
     shape = "x".join(map(str, settings["image_shape"]))
     terminal.say(f"run: {folder}, {epochs} epochs, pictures of {shape} pixels")

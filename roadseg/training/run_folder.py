@@ -10,6 +10,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from roadseg import terminal
+from roadseg.data.check import changed_files
 from roadseg.errors import UserError
 from roadseg.files import read_json, write_json
 
@@ -38,6 +40,8 @@ def open_run(runs_dir, name):
     Raises UserError where the folder is there and holds something else than a run.
     """
     if name:
+        if Path(name).name != name:
+            raise UserError(f"--run {name}: expected a name, not a path; give --runs-dir for that")
         folder = runs_dir / name
         folder.mkdir(parents=True, exist_ok=True)
         names = {path.name for path in folder.iterdir()}
@@ -83,21 +87,34 @@ def read_log(folder):
     return list(csv.DictReader(path.open(encoding="utf-8"))) if path.is_file() else []
 
 
-def is_finished(folder, settings):
+def data_path(folder):
+    """Return where a run keeps the digests of the files it is trained on."""
+    return folder / "checkpoint" / "data.json"
+
+
+def is_finished(folder, settings, files):
     """Tell whether a run is finished with settings like these, a dict.
 
-    Raises UserError where a setting differs that makes going on wrong.
+    files: of `check.files_below`. Raises UserError where a setting or a file differs that makes
+    going on wrong.
     """
     earlier = earlier_settings(folder)
     if not earlier:
         return False
     before, now = _fixed(earlier), _fixed(settings)
     for name in before | now:
-        if before.get(name) != now.get(name):
+        if before.get(name) == now.get(name):
+            continue
+        if name == "data_digest":
+            trained_on = read_json(data_path(folder)) if data_path(folder).is_file() else {}
             raise UserError(
-                f"{folder}: this run has {name} {before.get(name)}, not {now.get(name)}; "
-                "give the same settings to resume it, or another --run"
+                f"{folder}: these are not the files that this run was trained on "
+                f"({changed_files(trained_on, files)}); bring them back, or use another --run"
             )
+        raise UserError(
+            f"{folder}: this run has {name} {before.get(name)}, not {now.get(name)}; "
+            "give the same settings to resume it, or another --run"
+        )
     return (folder / "metrics.json").is_file() and earlier["epochs"] >= settings["epochs"]
 
 
@@ -119,10 +136,10 @@ def git_commit():
 
 @contextlib.contextmanager
 def lock_run(folder):
-    """Keep other processes away from a run for the time being.
+    """Keep other processes away from a run.
 
     The system gives the lock back however this process ends. Raises UserError that names the
-    process that has it.
+    process that has it. A disk that knows no locks is used without, and that is said.
     """
     path = folder / "checkpoint" / "lock"
     path.parent.mkdir(exist_ok=True)
@@ -136,6 +153,11 @@ def lock_run(folder):
                     f"{folder}: process {file.read().strip()} is at work on this run; wait for "
                     "it, stop it, or use another --run"
                 ) from None
+            except OSError as error:
+                terminal.say(
+                    f"{path}: this disk knows no locks ({error.strerror}); start no second "
+                    "process on this run"
+                )
         file.truncate(0)
         file.write(f"{os.getpid()} on {platform.node()}\n")
         file.flush()

@@ -66,11 +66,13 @@ class Training:
     def assign(self, arrays):
         """Give all variables the values of a state; arrays: {name: array}, in the first process."""
         variables = self.variables()
-        if self.team.is_first and arrays.keys() != variables.keys():
-            name = min(arrays.keys() ^ variables.keys())
+        expected = {name: (tuple(v.shape), v.dtype) for name, v in variables.items()}
+        found = {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
+        if self.team.is_first and found != expected:
+            differ = {name for name, _ in found.items() ^ expected.items()}
             raise UserError(
-                f"{self.folder}: its checkpoint is of another network ({name} is in one of them "
-                "alone); use another --run"
+                f"{self.folder}: its checkpoint is of another network ({min(differ)} is not in "
+                "both, or of another shape); use another --run"
             )
         for name, variable in variables.items():
             here = arrays.get(name, np.zeros(variable.shape, variable.dtype))
