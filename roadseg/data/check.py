@@ -1,4 +1,4 @@
-"""Looks at every file of a data set once before training, and remembers that it was good."""
+"""Check every file of a data set once before training, and cache the result."""
 
 import contextlib
 import hashlib
@@ -12,26 +12,26 @@ from roadseg.data.pictures import VOID, map_ahead, read_image, read_label
 from roadseg.errors import UserError
 from roadseg.files import file_digest, write_json
 
-VERSION = 1  # of the checks: what an earlier one remembered does not count
+VERSION = 1  # of the checks; a cache of another version does not count
 
 
 class Seen(typing.NamedTuple):
-    """What there is to say of a sample."""
+    """What the check found in a sample."""
 
     picture: str  # SHA-256 of the file
-    label: str  # likewise; empty without a label
+    label: str  # the same; empty without a label
     classes: frozenset
-    fault: str | None  # a line for a person
+    fault: str | None  # error message, one line
 
 
 def check_samples(parts, data_set, memory):
-    """Open every file and see that training can use it.
+    """Check that training can use every file.
 
     parts: training, validation and testing samples; data_set: their row of DATASETS; memory: path
-    of a JSON file for what was seen, which counts until a file's name, size or time changes.
-    Returns the SHA-256 of all pictures and labels. Raises UserError with a line for each file that
-    can't be read, has an unknown colour, differs in size from its picture or is a copy of another,
-    and where the training part's labels hold less than two classes.
+    of the cache, JSON, valid until a file's name, size or time changes. Returns the SHA-256 of all
+    pictures and labels. Raises UserError with one line for each file that is unreadable, has an
+    unknown colour, differs in size from its picture or is a copy, and if the training labels hold
+    fewer than two classes.
     """
     samples = [sample for part in parts for sample in part]
     key = _look_from_outside(samples, data_set)
@@ -40,17 +40,17 @@ def check_samples(parts, data_set, memory):
         looks = map_ahead(lambda sample: _look_at(sample, data_set), samples)
         bar = terminal.progress(looks, total=len(samples), desc="checking", unit="picture")
         remembered[key] = _judge(list(zip(samples, bar, strict=True)), len(parts[0]), data_set)
-        with contextlib.suppress(OSError):  # then it is looked at again
+        with contextlib.suppress(OSError):  # then the check is repeated next time
             memory.parent.mkdir(parents=True, exist_ok=True)
             write_json(memory, remembered)
     return remembered[key]
 
 
 def _look_from_outside(samples, data_set):
-    """Sum up what the directory tells of the files, and what their labels mean."""
+    """Return a digest of names, sizes and times of the files and of the label values."""
     facts = [VERSION, data_set.title, data_set.label_values]
     for path in (path for sample in samples for path in (sample.picture, sample.label) if path):
-        with contextlib.suppress(OSError):  # reading it will tell
+        with contextlib.suppress(OSError):  # reading it reports the error
             status = path.stat()
             facts.append((str(path.absolute()), status.st_size, status.st_mtime_ns))
     return hashlib.sha256(repr(facts).encode()).hexdigest()
@@ -64,7 +64,7 @@ def _recall(memory):
 
 
 def _look_at(sample, data_set):
-    """Read a sample's files. Returns Seen."""
+    """Check a sample's files. Returns Seen."""
     try:
         height, width = read_image(sample.picture).shape[:2]
         picture = file_digest(sample.picture, "sha256")
@@ -83,9 +83,9 @@ def _look_at(sample, data_set):
 
 
 def _judge(looks, training_count, data_set):
-    """Raise UserError with all faults there are. looks: [(Sample, Seen)], training first.
+    """Raise UserError with all faults, or return the SHA-256 of all files.
 
-    Returns the SHA-256 of everything.
+    looks: [(Sample, Seen)], training first.
     """
     faults, first, digest = [], {}, hashlib.sha256()
     for sample, seen in looks:
@@ -99,8 +99,8 @@ def _judge(looks, training_count, data_set):
     if not faults and len(classes) < 2:
         names = " and ".join(data_set.classes[index] for index in classes) or "nothing"
         faults.append(
-            f"{looks[0][0].label.parent}: the labels to train on hold {names} alone; expected two "
-            f"classes at least, of {', '.join(data_set.classes)}"
+            f"{looks[0][0].label.parent}: the training labels hold {names} alone; expected at "
+            f"least two of {', '.join(data_set.classes)}"
         )
     if faults:
         raise UserError("\n".join(faults))

@@ -1,4 +1,4 @@
-"""Where the files of each data set lie, and which of them validate."""
+"""Find the files of each data set and split them into training and validation."""
 
 import re
 from dataclasses import dataclass
@@ -13,23 +13,22 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture, its label (None where there is none), and the group it is scored in."""
+    """One picture, its label (or None), and the category it is scored in."""
 
     name: str
     picture: Path
     label: Path | None
     category: str
-    calibration: Path | None = None  # where KITTI's calibration file of the picture belongs
+    calibration: Path | None = None  # path of KITTI's calibration file, which may be missing
 
 
 def find_kitti(root):
     """Find the pictures of a folder in KITTI Road's layout.
 
     root: holds training/image_2, training/gt_image_2 and testing/image_2, with pictures named
-    um_000000.png and labels named um_road_000000.png (um, umm or uu); and calib/um_000000.txt
-    beside them where the scores seen from above are wanted. Returns the labelled and the
-    testing samples, each sorted by name. Raises UserError for an empty or missing folder, a
-    picture with another name, and pictures without label.
+    um_000000.png and labels named um_road_000000.png (um, umm or uu), and calib/um_000000.txt
+    for scores from above. Returns (labelled, testing), sorted by name. Raises UserError for an
+    empty or missing folder, a picture with another name, and pictures without label.
     """
     labels = root / "training" / "gt_image_2"
     training = _kitti_samples(root / "training" / "image_2", labels)
@@ -60,9 +59,8 @@ def find_camvid(root):
     """Find the pictures of CamVid in the layout of the SegNet tutorial.
 
     root: holds train/ and val/, their labels in trainannot/ and valannot/ (single-channel PNG of
-    the same stem), and test/ where there is one.
-    Returns (labelled, testing), with "train" or "val" as category. Raises UserError for an empty or
-    missing folder and pictures without label.
+    the same stem), and optionally test/. Returns (labelled, testing), with "train" or "val" as
+    category. Raises UserError for an empty or missing folder and pictures without label.
     """
     labelled = [
         Sample(path.stem, path, root / f"{part}annot" / f"{path.stem}.png", part)
@@ -78,7 +76,7 @@ def find_cityscapes(root):
     """Find the pictures of Cityscapes in its official layout.
 
     root: holds leftImg8bit/PART/CITY/NAME_leftImg8bit.png and gtFine/PART/CITY/
-    NAME_gtFine_labelIds.png; PART is train, val or test (which is painted, where it is there).
+    NAME_gtFine_labelIds.png; PART is train, val or, optionally, test.
     Returns (labelled, testing), with PART as category. Raises UserError for an empty or missing
     folder and pictures without label.
     """
@@ -103,14 +101,13 @@ def find_cityscapes(root):
 
 
 def find_folder(root):
-    """Find somebody's own pictures.
+    """Find the user's own pictures.
 
-    root: holds pictures/, masks/ (single-channel PNG of the same stem: the number of each pixel's
-    class in classes.txt, from 0 on, 255 where none counts), and where wanted testing/, pictures to
-    paint, and validation.txt, the names of the pictures to validate, a line each; without it the
-    last fifth of them validates, because neighbours may look alike. Returns (labelled, testing),
-    with "train" or "val" as category. Raises UserError for an empty or missing folder, pictures
-    without mask and names of no picture.
+    root: holds pictures/, masks/ (single-channel PNG of the same stem: each pixel's line in
+    classes.txt, from 0; 255 is void); optionally testing/ and validation.txt, the names of the
+    validation pictures, one a line. Without it the last fifth validates, because neighbours may
+    look alike. Returns (labelled, testing), with "train" or "val" as category. Raises UserError
+    for an empty or missing folder, pictures without mask and unknown names.
     """
     paths = _pictures(root / "pictures", "pictures, and a mask for each in masks/")
     listed, names = root / "validation.txt", [path.stem for path in paths]
@@ -136,7 +133,7 @@ def find_folder(root):
 
 
 def read_lines(path):
-    """Read the lines of a text file that hold something."""
+    """Return the lines of a text file that are not blank."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -147,7 +144,7 @@ def read_lines(path):
 
 
 def _pictures(folder, expected, pattern="*.*"):
-    """List a folder's pictures by name; raise UserError where there are none."""
+    """Return a folder's pictures, sorted. Raises UserError if there are none."""
     pictures = sorted(
         path
         for path in folder.glob(pattern)
@@ -165,15 +162,15 @@ def _refuse_missing_labels(samples):
 
 
 def split_by_category(samples, seed):
-    """Split as the data set's folders do, which are the categories. seed is not used."""
+    """Split by category, which is the folder: "val" validates. seed is not used."""
     return _divide(samples, {sample.name for sample in samples if sample.category == "val"})
 
 
 def split_last_frames(samples, seed, last=16):
-    """Split as KittiSeg does (its val3): the last frames of each category are for validation.
+    """Split as KittiSeg's val3: the last frames of each category validate, at most a fifth.
 
-    Neighbouring frames look alike, so a random split would flatter. A category too small for that
-    gives a fifth. seed is not used. Returns (training, validation) in the order of samples.
+    Neighbouring frames look alike, so a random split would flatter. seed is not used. Returns
+    (training, validation) in the order of samples.
     """
     categories = {sample.category for sample in samples}
     validation = set()
@@ -184,7 +181,7 @@ def split_last_frames(samples, seed, last=16):
 
 
 def split_share(samples, seed, share=0.2):
-    """Draw a share of the samples for validation, the same for the same seed.
+    """Draw a random share of the samples for validation, the same for the same seed.
 
     Returns (training, validation) in the order of samples.
     """
@@ -196,12 +193,12 @@ def split_share(samples, seed, share=0.2):
 def _divide(samples, validation_names):
     training = [sample for sample in samples if sample.name not in validation_names]
     if not training:
-        raise UserError(f"{samples[0].picture.parent}: one picture is too few, two at least needed")
+        raise UserError(f"{samples[0].picture.parent}: holds one picture; expected at least two")
     return training, [sample for sample in samples if sample.name in validation_names]
 
 
 def subsample(samples, limit):
-    """Choose at most `limit` samples (None: all), spread evenly so that no category is left out."""
+    """Choose at most `limit` samples (None: all), evenly spaced to keep all categories."""
     if limit is None or limit >= len(samples):
         return samples
     return [samples[index * len(samples) // limit] for index in range(limit)]
