@@ -1,4 +1,4 @@
-"""What a finished training leaves in its run folder."""
+"""Write the results of a finished training into its run folder."""
 
 from roadseg import terminal
 from roadseg.answering.predictor import prediction_batch, predictor
@@ -10,9 +10,9 @@ from roadseg.training import checkpoint
 
 
 def write_results(job, network, save_inference_samples):
-    """Bring the best weights back, calibrate, paint and score, and write it all into the folder.
+    """Load the best weights, calibrate, paint, score and write the report.
 
-    job: Job; network: that answers; save_inference_samples: of helper.py.
+    job: Job; network: for prediction; save_inference_samples: of helper.py.
     """
     folder, data_set, shape = job.folder, job.data_set, job.settings["image_shape"]
     training, validation, testing = job.split.parts
@@ -31,4 +31,4 @@ def write_results(job, network, save_inference_samples):
         result["simple_rules"] = score_simple_rules(training, validation, data_set)
     write_json(folder / "metrics.json", result)
     page = report.write(folder)
-    terminal.say(f"\n{score_table(result)}\n\neverything on one page: {page}")
+    terminal.say(f"\n{score_table(result)}\n\nreport: {page}")
