@@ -51,7 +51,8 @@ def narrow_weights(channels=4, head_channels=8):
         deviation = np.sqrt(2 / (np.prod(size) * inputs))
         kernel = random.normal(0, deviation, (*size, inputs, outputs))
         weights[f"{name}/kernel"] = kernel.astype(np.float32)
-        weights[f"{name}/bias"] = np.zeros(outputs, np.float32)
+        # Not 0, where a ReLU of zeros would turn on and off by mere rounding.
+        weights[f"{name}/bias"] = np.full(outputs, 0.1, np.float32)
         inputs = outputs
     return weights
 
