@@ -67,8 +67,8 @@ class Training:
         if self.team.is_first and arrays.keys() != variables.keys():
             name = min(arrays.keys() ^ variables.keys())
             raise UserError(
-                f"{self.folder}: its checkpoint is of another network (only one has {name}); use "
-                "another --run"
+                f"{self.folder}: its checkpoint is of another network ({name} is in one of them "
+                "alone); use another --run"
             )
         for name, variable in variables.items():
             here = arrays.get(name, np.zeros(variable.shape, variable.dtype))
