@@ -1,7 +1,7 @@
 """Train step by step; a run that is killed or fails resumes from its last checkpoint.
 
-On the CPU an interrupted run ends with the same weights as an uninterrupted one. Keras' `fit` with
-`BackupAndRestore` does not: it does not save atomically, nor the best epoch and the random state.
+On the CPU an interrupted run ends with the same weights as an uninterrupted one. Keras'
+`BackupAndRestore` is not atomic and does not save the best epoch or the random state.
 """
 
 import dataclasses
@@ -135,7 +135,7 @@ class Training:
         return row
 
     def go_back(self, reason):
-        """Return to the newest state with half the learning rate; the fourth time raise."""
+        """Return to the newest state with half the learning rate, MAXIMUM_RETURNS times."""
         returns = self.progress.returns + 1
         if returns > MAXIMUM_RETURNS:
             raise TrainingError(
