@@ -36,7 +36,7 @@ def add_thorough(parser):
     parser.add_argument(
         "--thorough",
         action="store_true",
-        help="predict at 85, 100 and 115 % of the size and average: better, 3 times the work",
+        help="average predictions at 0.85, 1 and 1.15 times the size: better, 3 times the work",
     )
 
 
