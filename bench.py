@@ -1,11 +1,10 @@
-"""How fast the real functions are, next to the machine's own limit.
+"""Measure the throughput of the real functions and of the machine's peak.
 
     python bench.py                      a table on the terminal
     python bench.py --json bench.json    and as JSON, with each table as CSV beside it
 
-Everything is measured in turn, ROUNDS times over, in one go: only ratios of such figures mean
-something. Nothing is downloaded; the pictures are drawn, the network is an untrained head on
-ImageNet's VGG16.
+All are measured in turn, ROUNDS times, in one process: only ratios of such figures are reliable.
+Nothing is downloaded: the pictures are drawn, the head on ImageNet's VGG16 is untrained.
 """
 
 import argparse
@@ -46,7 +45,7 @@ from roadseg.training.validation import make_validate
 
 ALONE = "network alone in Keras"
 STEPS = "training steps alone"
-LIMIT = "as fast as a matrix product"  # of as many operations: the machine's own limit
+LIMIT = "as fast as a matrix product"  # with as many FLOPs: the machine's peak
 KITTI_SHAPE = (375, 1242)
 NETWORK_SHAPE = (160, 576)
 CASES = (  # pictures' shape, shape in the network, number of pictures for predict.py
@@ -54,7 +53,7 @@ CASES = (  # pictures' shape, shape in the network, number of pictures for predi
     (KITTI_SHAPE, NETWORK_SHAPE, 80),
     (KITTI_SHAPE, KITTI_SHAPE, 24),
 )
-VGG = "conv"  # weights to start on
+VGG = "conv"  # weights at the start
 BATCH_SIZE, LEARNING_RATE = 4, 2e-4
 DRAWN = 12  # different pictures
 ROUNDS = 2
@@ -62,14 +61,14 @@ SECONDS = 6.0  # of a measurement, about
 
 
 def parse_arguments(arguments=None):
-    """Read the command line. Wrong usage ends the program with status 2."""
-    parser = argparse.ArgumentParser(description="Measures how fast the real functions are.")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    """Read the command line. Exits with status 2 on wrong usage."""
+    parser = argparse.ArgumentParser(description="Measure the throughput of the real functions.")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     return parser.parse_args(arguments)
 
 
 def make_job(folder, image_shape, precision, split=None):
-    """Make the Job of a run on drawn scenes; split: Split of them, where it is to train."""
+    """Make the Job of a run on drawn scenes; split: Split of them, to train on."""
     settings = {
         "dataset": "synthetic",
         "data_dir": str(folder),
@@ -106,7 +105,7 @@ def draw_pictures(folder, shape, count):
 
 
 def rate_of(function, batch):
-    """Call a function with a batch again and again. Returns pictures a second."""
+    """Call a function with a batch repeatedly. Returns pictures a second."""
     function(batch)
     count, started = 0, time.perf_counter()
     while (seconds := time.perf_counter() - started) < SECONDS:
@@ -116,12 +115,12 @@ def rate_of(function, batch):
 
 
 def rate_of_matrix_product(picture_operations, precision=FLOAT32):
-    """Multiply large matrices. Returns how many pictures' operations that is a second."""
+    """Multiply large matrices. Returns the rate as pictures a second."""
     return matrix_product_rate(precision, 4096, SECONDS) / picture_operations
 
 
 def rate_of_predict(run, pictures, kind):
-    """Let predict.py write one kind of all pictures in a folder. Returns pictures a second."""
+    """Let predict.py write one kind of output of a folder. Returns pictures a second."""
     command = [run, pictures, "--output", pictures.parent / kind, "--save", kind]
     return predict.predict_sources(predict.parse_arguments(map(str, command)), Stopping())
 
@@ -130,12 +129,12 @@ def rate_of_export(run, name, batch):
     """Export a run and run it in its runtime. Returns pictures a second."""
     path = run / FORMATS[name].file_name
     if not path.exists():
-        export.export(export.parse_arguments([str(run), "--format", name]))
+        export.export(export.parse_arguments([str(run), "--format", name]), Stopping())
     return rate_of(FORMATS[name].open(path), batch)
 
 
 def prediction_things(folder, run, shape, image_shape, count):
-    """Make what is measured of one case: {its name: function () -> pictures a second}."""
+    """Make the measurements of one case: {name: function () -> pictures a second}."""
     batch = draw_pictures(folder / "pictures", shape, count)
     network = load_network(run)[0]
     small = np.stack([resample(picture, image_shape) for picture in batch])
@@ -164,7 +163,7 @@ def measure(things):
 
 
 def measure_training(folder, precision):
-    """Measure what training is made of, at NETWORK_SHAPE. Yields rows of the table, dicts."""
+    """Measure the parts of training at NETWORK_SHAPE. Yields rows of the table, dicts."""
     scenes.draw_data_set(folder / "data", (DRAWN, DRAWN, DRAWN), (1, 1, 1), shape=KITTI_SHAPE)
     data_set = DATASETS["synthetic"]
     samples, _ = data_set.find(folder / "data")
@@ -229,21 +228,21 @@ def measure_prediction(folder):
 
 
 def table(rows):
-    """Lay rows out in Markdown."""
+    """Format rows as a Markdown table."""
     lines = [list(rows[0]), ["---"] * len(rows[0])]
     lines += [[text(value) for value in row.values()] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def text(value):
-    """Write a name, a (height, width) or a figure."""
+    """Format a name, a (height, width) or a figure."""
     if isinstance(value, tuple):
         return "x".join(map(str, value))
     return f"{value:.2f}" if isinstance(value, float) else value or ""
 
 
-def bench(arguments):
-    """Do what the command line says."""
+def bench(arguments, stopping):
+    """Measure, print and optionally write the tables."""
     machine = {
         "date": time.strftime("%Y-%m-%d"),
         "processor": processor(),
@@ -252,7 +251,7 @@ def bench(arguments):
         "versions": {name: metadata.version(name) for name in ("keras", keras.backend.backend())},
     }
     machine["training precision"] = precision = faster_precision()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, stopping.removing(folder):
         parts = {
             "training": list(measure_training(Path(folder) / "training", precision)),
             "prediction": list(measure_prediction(Path(folder) / "prediction")),
@@ -267,16 +266,16 @@ def bench(arguments):
 
 
 def processor():
-    """The processor's name, as far as the system tells."""
+    """Return the name of the CPU."""
     try:
         return re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
-    except (OSError, TypeError):  # told so on Linux alone
+    except (OSError, TypeError):  # other systems than Linux
         return platform.processor()
 
 
 def main(arguments=None):
     """Run from the command line. Returns the exit status."""
-    return exit_status(lambda _: bench(parse_arguments(arguments)))
+    return exit_status(lambda stopping: bench(parse_arguments(arguments), stopping))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Scores a trained run again, as KITTI does, and packs a submission.
+"""Score a trained run as KITTI does, or pack a submission.
 
 python evaluate.py RUN                            the validation part, into RUN/metrics.json
-python evaluate.py RUN --part training            the training part, on the terminal
-python evaluate.py RUN --thorough                 what asking at three sizes brings, likewise
+python evaluate.py RUN --part training            the training part, printed only
+python evaluate.py RUN --thorough                 predicted at three sizes, printed only
 python evaluate.py RUN --submission FILE.zip      the testing pictures, for KITTI's server
 """
 
@@ -24,15 +24,15 @@ from roadseg.training import plan, run_folder
 
 
 def parse_arguments(arguments=None):
-    """Read the command line. Wrong usage ends the program with status 2."""
+    """Read the command line. Exits with status 2 on wrong usage."""
     parser = argparse.ArgumentParser(
-        description="Scores a trained run as KITTI does, or packs a submission.",
+        description="Score a trained run as KITTI does, or pack a submission.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add("run", metavar="RUN", help="a run's folder, or its name in runs/")
     add("--data-dir", type=Path, metavar="DIR", help="holds the data set; default: as in training")
-    add("--part", default="validation", choices=["validation", "training"], help="what to score")
+    add("--part", default="validation", choices=["validation", "training"], help="part to score")
     add("--submission", type=Path, metavar="FILE.zip", help="pack the testing pictures instead")
     add_thorough(parser)
     return parser.parse_args(arguments)

@@ -1,11 +1,10 @@
-"""Writes a trained run in another format and proves that it answers the same.
+"""Export a trained run and check that its predictions stay the same.
 
     python export.py RUN --format onnx                        RUN/model.onnx
     python export.py RUN --format openvino --output road.xml  road.xml and road.bin
 
-What is written takes pictures, uint8 [N, H, W, 3], RGB, of any height and width, and gives
-probabilities, float32 [N, H, W, classes]: resizing, VGG16's preprocessing, calibration and softmax
-are inside.
+Input: pictures, uint8 [N, H, W, 3], RGB, of any size. Output: probabilities, float32 [N, H, W,
+classes]. Resizing, VGG16's preprocessing, calibration and softmax are inside.
 """
 
 import argparse
@@ -37,20 +36,20 @@ from roadseg.training import run_folder
 
 
 def parse_arguments(arguments=None):
-    """Read the command line. Wrong usage ends the program with status 2."""
+    """Read the command line. Exits with status 2 on wrong usage."""
     parser = argparse.ArgumentParser(
-        description="Writes a trained run in another format and checks that it answers the same.",
+        description="Export a trained run and check that its predictions stay the same.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add("run", metavar="RUN", help="a run's folder, or its name in runs/")
-    add("--format", required=True, choices=list(FORMATS), help="what to write")
-    add("--output", type=Path, metavar="PATH", help="default: model… in RUN")
+    add("--format", required=True, choices=list(FORMATS), help="format to write")
+    add("--output", type=Path, metavar="PATH", help="default: in RUN")
     return parser.parse_args(arguments)
 
 
-def export(arguments):
-    """Do what the command line says. Raises UserError; nothing is left then."""
+def export(arguments, stopping):
+    """Export a run. On an error nothing is left on the disk."""
     form, folder = FORMATS[arguments.format], run_folder.find_run(arguments.run)
     output = arguments.output or folder / form.file_name
     refuse_what_cannot_be_written(form, output)
@@ -63,9 +62,12 @@ def export(arguments):
         return np.stack([probabilities for _, _, probabilities in seen])
 
     pictures = pictures_to_check(data_set, settings)
-    model({"picture": pictures[0][None]})  # Keras exports only what was called before
+    model({"picture": pictures[0][None]})  # Keras exports only a model that was called
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix="partial.") as temporary:
+    with (
+        tempfile.TemporaryDirectory(dir=output.parent, prefix="partial.") as temporary,
+        stopping.removing(temporary),
+    ):
         path = Path(temporary) / output.name
         with terminal.quiet_standard_error(), contextlib.redirect_stdout(io.StringIO()):
             model.export(str(path), format=form.keras_name, verbose=False)
@@ -87,13 +89,13 @@ def pictures_to_check(data_set, settings):
         chosen = subsample(testing or labelled, CHECKED_PICTURES)
         return [read_image(sample.picture) for sample in chosen]
     except UserError as error:
-        terminal.say(f"{error}\ndrawn scenes are checked instead")
+        terminal.say(f"{error}\nusing drawn scenes for the check instead")
         return [scenes.draw_scene("um", index).picture for index in range(CHECKED_PICTURES)]
 
 
 def main(arguments=None):
     """Run from the command line. Returns the exit status."""
-    return exit_status(lambda _: export(parse_arguments(arguments)))
+    return exit_status(lambda stopping: export(parse_arguments(arguments), stopping))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""Everything between the disk and the network.
-
-Data sets at hand, pictures and labels read and augmented, batches, painted pictures.
-"""
+"""Between the disk and the network: data sets, batches and painted pictures."""
 
 import functools
 import itertools
@@ -18,9 +15,9 @@ from roadseg.data.pictures import WORKERS, free_memory_bytes, map_ahead, read_im
 from roadseg.drawn import scenes
 from roadseg.errors import DownloadError
 
-ORDER, PICTURE = 0, 1  # keep the random numbers of an epoch's order and of its pictures apart
+ORDER, PICTURE = 0, 1  # first number of a seed, one each for order and pictures
 
-# How many pictures of um, umm and uu are drawn where there are no real ones.
+# Number of scenes of um, umm and uu to draw.
 DRAWN_TRAINING = (90, 90, 90)
 DRAWN_TESTING = (6, 6, 6)
 
@@ -29,11 +26,11 @@ DRAWN_TESTING = (6, 6, 6)
 
 
 def prepare_data_set(name, data_dir):
-    """Make sure that a data set lies on the disk.
+    """Find, download or draw a data set.
 
-    name: a key of DATASETS, or "auto": KITTI Road where it is or can be downloaded, otherwise the
-    drawn scenes, said on the terminal. Returns (the key really used, its row, its folder). Raises
-    UserError where the data set can't be had.
+    name: a key of DATASETS, or "auto": KITTI Road, or drawn scenes with a message if the download
+    fails. Returns (key used, its row, its folder). Raises UserError if the data set is not
+    available.
     """
     try:
         return _bring("kitti" if name == "auto" else name, data_dir)
@@ -47,7 +44,7 @@ def prepare_data_set(name, data_dir):
 
 
 def _bring(name, data_dir):
-    """Draw, find or download a data set. Returns (name, its row, its folder)."""
+    """Find, download or draw a data set. Returns (name, its row, its folder)."""
     row = DATASETS[name]
     folder = data_dir / row.folder
     if row.drawn:
@@ -60,7 +57,7 @@ def _bring(name, data_dir):
 
 
 def maybe_download_pretrained_vgg(data_dir):
-    """Return the path of Keras' full VGG16 file (553 MB), downloaded and checked if need be."""
+    """Return the path of Keras' full VGG16 file; download (553 MB) and verify it if missing."""
     return vgg_weights.download_full(data_dir)
 
 
@@ -70,23 +67,22 @@ def maybe_download_pretrained_vgg(data_dir):
 def gen_batch_function(
     samples, data_set, image_shape, seed=0, recipe=None, team=devices.ONE_DEVICE
 ):
-    """Make get_batches_fn, the `Batches` that give an epoch's pictures and labels.
+    """Make get_batches_fn, which yields an epoch's pictures and labels: see `Batches`.
 
     samples: labelled Samples; data_set: their row of DATASETS; image_shape: (height, width);
-    recipe: main.Recipe, how pictures are moved, None: not at all; team: whose process reads its
-    share of each batch.
+    recipe: main.Recipe, the augmentation, None: none; team: Team, whose processes share each
+    batch.
     """
     return Batches(samples, data_set, image_shape, seed, recipe, team)
 
 
 class Batches:
-    """Batches of pictures and labels, read and augmented ahead of the network.
+    """Batches of pictures and labels, read and augmented in threads.
 
     Called as get_batches_fn(batch_size, epoch=0, first=0) it yields (pictures uint8 [N, H, W, 3],
-    labels uint8 [N, H, W]), once over all samples, from batch number `first` on; the last batch may
-    be smaller. Each picture is decoded once where memory allows. The random numbers of a picture
-    depend on (seed, epoch, its index) alone, which Keras' `PyDataset` with its workers does not
-    promise.
+    labels uint8 [N, H, W]), one epoch, from batch number `first` on; the last batch may be smaller.
+    Each picture is decoded once if memory allows. The random numbers of a picture depend on (seed,
+    epoch, index) alone; in Keras' `PyDataset` forked workers share a seed.
     """
 
     def __init__(self, samples, data_set, image_shape, seed, recipe, team):
@@ -108,7 +104,7 @@ class Batches:
             yield np.stack(pictures), np.stack(labels)
 
     def names(self, batch_size, epoch, number):
-        """Return the names of the pictures in batch `number` of an epoch, of all processes."""
+        """Return the names of the pictures in batch `number`, those of all processes."""
         indices = self.order(epoch)[number * batch_size : (number + 1) * batch_size]
         return [self.samples[index].name for index in indices]
 
@@ -124,7 +120,7 @@ class Batches:
         return read_image(sample.picture, shape), read_label(sample, self.data_set, shape)
 
     def make_pair(self, epoch, index):
-        """Read picture and label, moved together."""
+        """Read picture and label, augmented together."""
         pair = self.read_pair(index)
         if self.recipe is None:
             return pair
@@ -133,7 +129,7 @@ class Batches:
         )
 
 
-# --- what comes out -------------------------------------------------------------------------------
+# --- output ---------------------------------------------------------------------------------------
 
 
 def gen_test_output(predict, samples, image_shape, batch_size=1):
@@ -144,15 +140,16 @@ def gen_test_output(predict, samples, image_shape, batch_size=1):
 def save_inference_samples(
     folder, predict, samples, data_set, image_shape, batch_size=1, after_each=lambda *_: None
 ):
-    """Write each picture with its classes painted to folder/NAME.png, in the picture's own size.
+    """Write each picture with painted classes to folder/NAME.png, in its own size.
 
     after_each: function (sample, picture, probabilities, painted) to call with each.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     output = gen_test_output(predict, samples, image_shape, batch_size)
     for sample, picture, probabilities in terminal.progress(
         output, total=len(samples), desc="painting", unit="picture"
     ):
         painted = paint_classes(picture, probabilities, data_set.paint)
-        (folder / f"{sample.name}.png").write_bytes(encode_png(painted))
+        path = folder / f"{sample.name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_png(painted))
         after_each(sample, picture, probabilities, painted)

@@ -30,12 +30,12 @@ from roadseg.data.check import check_samples, data_digest, files_below
 from roadseg.data.datasets import DATASETS, row_of
 from roadseg.data.pictures import VOID
 from roadseg.engine import PRECISIONS, answering_precision, keras, warn_about_idle_gpu
-from roadseg.errors import LossError, MemoryShortError, StopRequest, TrainingError, UserError
+from roadseg.errors import LossError, MemoryShortError, StopRequest, UserError
 from roadseg.files import read_json
 from roadseg.page.results import write_results
 from roadseg.stopping import Stopping
 from roadseg.training import checkpoint, plan, run_folder
-from roadseg.training.trainer import TRAINING_COST, Training, tell, train_epoch
+from roadseg.training.trainer import TRAINING_COST, Training, disk_error, tell, train_epoch
 from roadseg.training.validation import make_validate
 
 VGG_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # (convolutions, channels) each
@@ -369,10 +369,7 @@ def train_nn(training, get_batches_fn, epochs, batch_size, validate, stopping=No
             except MemoryShortError as error:
                 training.cut_batches(error, batch_size)
             except OSError as error:
-                raise TrainingError(
-                    f"{error.filename or training.folder}: {error.strerror or error}; what was "
-                    "saved before is kept: put the disk right, then the same command goes on"
-                ) from error
+                raise disk_error(error, training.folder) from error
     return training.progress.history
 
 
@@ -417,7 +414,10 @@ def run(arguments, stopping, team=devices.ONE_DEVICE, recipe=RECIPE):
         network, answering_network = build_networks(weights, job)
         train(job, network, answering_network, stopping)
         save = helper.save_inference_samples
-        team.from_first(lambda: write_results(job, answering_network, save))
+        try:
+            team.from_first(lambda: write_results(job, answering_network, save))
+        except OSError as error:
+            raise disk_error(error, folder) from error
     return folder
 
 

@@ -1,12 +1,12 @@
-"""Uses a trained run on pictures and videos.
+"""Predict pictures and videos with a trained run.
 
     python predict.py RUN street.jpg holiday/ 'more/*.png'     RUN/predictions/NAME_overlay.png
     python predict.py RUN drive.mp4 --save mask probability    RUN/predictions/drive_mask.mkv …
     python predict.py RUN camera:0 --output DIR                until Ctrl-C
     python predict.py RUN large.jpg --scale 1                  at the picture's own resolution
-    python predict.py RUN street.jpg --thorough                at three sizes: better and slower
+    python predict.py RUN street.jpg --thorough                at three sizes: better, slower
 
-Reading, resizing, painting and encoding go on in threads beside the network.
+Threads read, resize, paint and encode beside the network.
 """
 
 import argparse
@@ -38,26 +38,26 @@ from roadseg.training import run_folder
 
 
 def paint_overlay(picture, probabilities, data_set):
-    """The picture with its classes tinted: uint8 [H, W, 3]."""
+    """Return the picture with its classes tinted: uint8 [H, W, 3]."""
     return paint_classes(picture, probabilities, data_set.paint)
 
 
 def choose_mask(picture, probabilities, data_set):
-    """The class index of each pixel: uint8 [H, W]."""
+    """Return the class index of each pixel: uint8 [H, W]."""
     return choose_classes(probabilities)
 
 
 def grey_probability(picture, probabilities, data_set):
-    """The probability of road, or of the last class, round(255 p): uint8 [H, W]."""
+    """Return the probability p of road, or of the last class: uint8 [H, W], round(255 p)."""
     return to_confidence(probabilities[..., data_set.subject])
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One thing to write of each picture."""
+    """A kind of output."""
 
     make: Callable  # (picture, probabilities, data set) -> uint8 picture
-    lossless: bool  # whether its numbers must stay as they are
+    lossless: bool  # whether its numbers must not change
 
 
 KINDS = {
@@ -68,28 +68,28 @@ KINDS = {
 
 
 def parse_arguments(arguments=None):
-    """Read the command line. Wrong usage ends the program with status 2."""
+    """Read the command line. Exits with status 2 on wrong usage."""
     parser = argparse.ArgumentParser(
-        description="Finds the road in pictures and videos.",
+        description="Find the road in pictures and videos.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add, kinds = parser.add_argument, list(KINDS)
-    paths = "a picture, a video, a folder (with all below), a glob, or camera:0"
-    scale = "size in the network against the picture's, to multiples of 32; default: as in training"
+    paths = "picture, video, folder (with its subfolders), glob, or camera:0"
+    scale = "size in the network / the picture's, to multiples of 32; default: as in training"
     add("run", metavar="RUN", help="a run's folder, or its name in runs/")
     add("paths", nargs="+", metavar="PATH", help=paths)
     add("--output", type=Path, metavar="DIR", help="default: RUN/predictions")
-    add("--save", nargs="+", default=["overlay"], choices=kinds, help="what to write of each")
+    add("--save", nargs="+", default=["overlay"], choices=kinds, help="outputs for each")
     add("--scale", type=positive_rate, metavar="S", help=scale)
     add_thorough(parser)
     return parser.parse_args(arguments)
 
 
 def load_predictor(folder, arguments):
-    """Bring a run back to answer as the command line wants.
+    """Load a run for prediction with the options of the command line.
 
-    Returns (function pictures -> probabilities, function (height, width) of a picture -> that to
-    show it in, the run's data set).
+    Returns (function pictures -> probabilities, function (height, width) of a picture -> that in
+    the network, the run's data set).
     """
     predict, data_set, settings = load_run(folder)
     predict = in_tiles(predict)
@@ -104,9 +104,9 @@ def load_predictor(folder, arguments):
 
 
 def predict_sources(arguments, stopping):
-    """Do what the command line says. Returns pictures or frames a second.
+    """Predict all inputs and write the outputs. Returns pictures or frames a second.
 
-    Raises FaultyPicturesError at the end where something can't be read.
+    Raises FaultyPicturesError at the end if an input can't be read.
     """
     folder = run_folder.find_run(arguments.run)
     sources, faults = find_sources(arguments.paths), []
@@ -137,7 +137,7 @@ def predict_sources(arguments, stopping):
 
 
 def read_frames(sources, tell_fault):
-    """Yield (source, frame) of all sources in their order; tell of those that can't be read."""
+    """Yield (source, frame) in order; call tell_fault(error) for an unreadable source."""
     for source in sources:
         try:
             yield from ((source, frame) for frame in source)
@@ -146,7 +146,7 @@ def read_frames(sources, tell_fault):
 
 
 def encode_answer(answer, kinds, data_set):
-    """Encode all that is to be written of (source, frame), picture, probabilities.
+    """Encode the outputs of an answer: (source, frame), picture, probabilities.
 
     Returns (source, frame, {kind: encoded picture}).
     """
@@ -157,7 +157,7 @@ def encode_answer(answer, kinds, data_set):
 
 
 def write_all(encoded, targets):
-    """Write (source, frame, {kind: encoded picture}) to the targets, one source after the other."""
+    """Write (source, frame, {kind: encoded picture}) to the targets, source by source."""
     for source, frames in itertools.groupby(encoded, key=lambda item: item[0]):
         with contextlib.ExitStack() as files:
             writes = {
@@ -170,7 +170,7 @@ def write_all(encoded, targets):
 
 
 def open_target(files, path, source, lossless):
-    """Open a file to write, whole or not at all, until `files` is closed. Returns its write."""
+    """Open a file for an atomic write, until `files` is closed. Returns its write."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = files.enter_context(written_whole(path))
     return files.enter_context(source.writing(temporary, lossless))

@@ -1,6 +1,6 @@
-"""Writes a run's report again, also while the run goes on.
+"""Write a run's report again, also during training.
 
-python report.py RUN          writes RUN/report.html: opens from the disk, needs no network
+python report.py RUN          writes RUN/report.html, one file, usable offline
 """
 
 import argparse
@@ -12,8 +12,8 @@ from roadseg.training import run_folder
 
 
 def parse_arguments(arguments=None):
-    """Read the command line. Wrong usage ends the program with status 2."""
-    parser = argparse.ArgumentParser(description="Writes RUN/report.html.")
+    """Read the command line. Exits with status 2 on wrong usage."""
+    parser = argparse.ArgumentParser(description="Write RUN/report.html.")
     parser.add_argument("run", metavar="RUN", help="a run's folder, or its name in runs/")
     return parser.parse_args(arguments)
 

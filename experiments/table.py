@@ -1,10 +1,10 @@
-"""Lays trials out as a table: what comes out with each change, beside what does without.
+"""Print a table of trials: the score with each change, and without.
 
     .venv/bin/python experiments/table.py RUN [RUN ...] [--csv FILE]   folders of trials.py
 
-A row is what was trained with the same names and flags; flags that all runs share are left out.
-The score is the best epoch's F1, or mean IoU where there are more than two classes; the difference
-is to `unchanged`, over the seeds that both have.
+A row has the runs with the same names and flags; flags that all runs share are left out. The score
+is the best epoch's F1, or mean IoU for more than two classes. The difference is to `unchanged`,
+over the seeds that both have.
 """
 
 import argparse
@@ -21,18 +21,18 @@ from roadseg.files import read_json, write_csv
 from roadseg.training import run_folder
 
 NOT_COMPARED = ("--data-dir", "--runs-dir", "--run", "--seed")
-HEAD = ("trial", "score of seeds", "mean", "difference", "validation loss, the least", "minutes")
+HEAD = ("trial", "score of seeds", "mean", "difference", "lowest validation loss", "minutes")
 WITHOUT = "unchanged"
 
 
 def read_run(folder):
-    """Read what a run was and what came out.
+    """Read a run.
 
-    Returns (its trial, the flags that are compared, its seed, {name: number}). Raises UserError.
+    Returns (its trial, the compared flags, its seed, {name: number}). Raises UserError.
     """
     settings, rows = read_json(folder / "settings.json"), run_folder.read_log(folder)
     if not rows:
-        raise UserError(f"{folder}: its log.csv has no epoch yet")
+        raise UserError(f"{folder}: log.csv has no epoch yet")
     parser = argparse.ArgumentParser(allow_abbrev=False)
     for flag in NOT_COMPARED:
         parser.add_argument(flag)
@@ -61,7 +61,7 @@ def group_runs(runs):
 
 
 def table_rows(trials):
-    """Yield the rows of the table of `group_runs`, dicts of texts, the largest difference first."""
+    """Yield the table's rows, dicts of text, largest difference first; trials: of `group_runs`."""
     reference = trials.get(WITHOUT, {})
     gains = {name: gain(seeds, reference) for name, seeds in trials.items()}
     for name in sorted(trials, key=lambda name: (-gains[name], -average(trials[name], "score"))):
@@ -80,28 +80,28 @@ def table_rows(trials):
 
 
 def markdown(rows):
-    """Lay rows out as a table in Markdown."""
+    """Format rows as a Markdown table."""
     lines = [HEAD, ["---"] * len(HEAD)]
     lines += [[f"`{trial}`", *cells] for trial, *cells in map(dict.values, rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def gain(seeds, reference):
-    """The mean difference of the scores over the seeds that both have; without any, -infinity."""
+    """Return the mean difference of scores over the seeds that both have; -inf if none."""
     shared = seeds.keys() & reference.keys()
     differences = [seeds[seed]["score"] - reference[seed]["score"] for seed in shared]
     return mean(differences) if differences else -math.inf
 
 
 def average(seeds, what):
-    """The mean of a number over the seeds of a trial."""
+    """Return the mean of a number over the seeds of a trial."""
     return mean(numbers[what] for numbers in seeds.values())
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, too")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table to FILE")
     given = parser.parse_args()
     try:
         found = [read_run(run_folder.find_run(name)) for name in given.runs]

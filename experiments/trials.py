@@ -1,8 +1,8 @@
-"""Trains with one field of the recipe changed, to measure what that field is worth.
+"""Train with one field of the recipe changed, to measure its effect.
 
     .venv/bin/python experiments/trials.py NAME [NAME ...] --dataset kitti     main.py's other flags
 
-NAME is one of TRIALS; several are made together. What came out: experiments/log.md.
+NAME is one of TRIALS; several are combined. Results: experiments/log.md.
 """
 
 import argparse
@@ -18,7 +18,7 @@ STILL = {"zoom": (1, 1), "stretch": (1, 1), "lean": (0, 0), "shift": (0, 0)}
 HALF_MOVED = {"zoom": (0.8, 1.3), "stretch": (1 / 1.2, 1.2), "lean": (-0.07, 0.07)}
 TWICE_MOVED = {"zoom": (0.4, 2.5), "stretch": (1 / 2, 2), "lean": (-0.3, 0.3)}
 
-# What each puts in the place of which field of main.Recipe.
+# Trial -> fields of main.Recipe to replace.
 TRIALS = {
     "unchanged": {},
     "all-trained": {"frozen": ()},
@@ -37,7 +37,7 @@ TRIALS = {
 
 
 def change(recipe, names):
-    """Return a recipe with the fields of these trials replaced; the last one counts."""
+    """Return a recipe with the fields of these trials replaced; the last trial wins."""
     for name in names:
         recipe = dataclasses.replace(recipe, **TRIALS[name])
     return recipe

@@ -36,12 +36,15 @@ def add_thorough(parser):
     parser.add_argument(
         "--thorough",
         action="store_true",
-        help="predict at 85, 100 and 115 % of the size and average: better, 3 times the work",
+        help="average predictions at 0.85, 1 and 1.15 times the size: better, 3 times the work",
     )
 
 
 def exit_status(work):
     """Call work(Stopping) and print its error, if any. Returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a letter that a console lacks never ends a run
+            stream.reconfigure(errors="backslashreplace")
     try:
         with Stopping() as stopping:
             work(stopping)

@@ -33,7 +33,7 @@ class Team:
 
     devices = 1  # in all processes
     process, processes = 0, 1
-    neighbours = 1  # processes on this machine, with this one
+    neighbours = 1  # processes on this machine, this one too
     accumulates = True  # whether gradients of slices of a batch can be added up
 
     @property
@@ -215,7 +215,7 @@ class ParallelTeam(Team):
         return gathered.max(axis=0).tolist()
 
 
-# --- finding each other ---------------------------------------------------------------------------
+# --- connecting -----------------------------------------------------------------------------------
 
 PROCESS_COUNTS = ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 KUBERNETES = ("KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX")

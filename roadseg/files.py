@@ -9,6 +9,9 @@ import os
 from roadseg.errors import UserError
 
 
+TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}  # names out of old archives survive
+
+
 @contextlib.contextmanager
 def written_whole(path):
     """Yield a temporary path to write to, and rename it to path at the end: atomic.
@@ -35,17 +38,22 @@ def write_atomically(path, write):
         write(temporary)
 
 
+def write_text(path, text):
+    """Write a text file atomically. File names in it need not be UTF-8, and stay as they are."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, **TEXT))
+
+
 def write_json(path, content):
     """Write content as indented JSON, atomically."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, text)
 
 
 def write_csv(path, rows, fields):
     """Write rows, dicts, as CSV with a header, atomically. fields: ordered names."""
 
     def write(temporary):
-        with temporary.open("w", encoding="utf-8", newline="") as file:
+        with temporary.open("w", newline="", **TEXT) as file:
             writer = csv.DictWriter(file, fields, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
@@ -56,7 +64,7 @@ def write_csv(path, rows, fields):
 def read_json(path):
     """Read a JSON file of a run. Raises UserError if it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(**TEXT))
     except ValueError as error:
         raise UserError(f"{path}: damaged ({error}); use another --run") from error
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import fractions
-import functools
 import importlib.util
 import zipfile
 from pathlib import Path
@@ -46,13 +45,14 @@ def small_network(num_classes=2, recipe=SMALL_RECIPE):
 def narrow_weights(channels=4, head_channels=8):
     """Weights of a narrow VGG16, fc6 and fc7 included, as a file holds them: {name: array}."""
     random, inputs, weights = np.random.default_rng(0), 3, {}
-    shapes = {name: (3, 3, channels) for name in vgg_weights.CONVOLUTION_NAMES}
+    shapes = dict.fromkeys(vgg_weights.CONVOLUTION_NAMES, (3, 3, channels))
     shapes |= {"fc6": (7, 7, head_channels), "fc7": (1, 1, head_channels)}
     for name, (*size, outputs) in shapes.items():
         deviation = np.sqrt(2 / (np.prod(size) * inputs))
         kernel = random.normal(0, deviation, (*size, inputs, outputs))
         weights[f"{name}/kernel"] = kernel.astype(np.float32)
-        weights[f"{name}/bias"] = np.zeros(outputs, np.float32)
+        # Not 0, where a ReLU of zeros would turn on and off by mere rounding.
+        weights[f"{name}/bias"] = np.full(outputs, 0.1, np.float32)
         inputs = outputs
     return weights
 
@@ -96,9 +96,24 @@ def one_batch(shape):
     return pictures, labels
 
 
-def train_one_batch(folder, network, batch, epochs, total_epochs, rate, stopping=None):
-    """Train on one batch, 20 times an epoch, as `main.run` would. Returns its validate."""
-    compile_network = functools.partial(main.optimize, network, rate, 20 * total_epochs)
+def answer(model, pictures):
+    """Call a model as a function, which needs no graph. Returns what it gives, as arrays."""
+    return keras.tree.map_structure(keras.ops.convert_to_numpy, model(pictures))
+
+
+def compiler(network, rate=1e-3, steps=10, recipe=SMALL_RECIPE, eagerly=True):
+    """Make the compile_network of a Training; eagerly: without a graph, for a few steps faster."""
+
+    def compile_network(slowdown=1.0, slices=1):
+        compiled = main.optimize(network, rate, steps, recipe, slowdown=slowdown, slices=slices)
+        compiled.run_eagerly = eagerly
+        return compiled
+
+    return compile_network
+
+
+def train_one_batch(folder, network, batch, epochs, rate, stopping=None, steps=20, eagerly=False):
+    """Train on one batch, `steps` times an epoch, as `main.run` would. Returns its validate."""
     pictures, labels = batch
 
     def validate():
@@ -109,8 +124,9 @@ def train_one_batch(folder, network, batch, epochs, total_epochs, rate, stopping
                 stopping.check()
         return tally
 
+    compile_network = compiler(network, rate, steps * epochs, eagerly=eagerly)
     state = trainer.Training(network, compile_network, folder)
-    main.train_nn(state, Repeat(batch, 20), epochs, 2, validate, stopping)
+    main.train_nn(state, Repeat(batch, steps), epochs, 2, validate, stopping)
     return validate
 
 

@@ -1,4 +1,4 @@
-"""Trained networks in other formats: written, opened in the format's own runtime, compared."""
+"""Export formats of a trained network, their runtimes, and the check against the run."""
 
 import importlib
 import os
@@ -14,11 +14,11 @@ from roadseg.answering.predictor import with_probabilities
 from roadseg.engine import keras
 from roadseg.errors import UserError, WrongAnswerError
 
-LARGEST_DIFFERENCE = 1e-4  # of probabilities
+LARGEST_DIFFERENCE = 1e-4  # between probabilities
 
 CHECKED_PICTURES = 4
 
-ROUNDS = 3  # of these, for the speeds
+ROUNDS = 3  # over these pictures, for throughput
 
 
 def open_saved_model(path):
@@ -45,7 +45,7 @@ def open_litert(path):
 def open_openvino(path):
     import openvino
 
-    # Some processors would compute with fewer digits by default.
+    # The default is bfloat16 on some CPUs.
     exact = {"INFERENCE_PRECISION_HINT": "f32"}
     model = openvino.Core().compile_model(path, "CPU", exact)
     return lambda pictures: model({"picture": pictures})["probabilities"]
@@ -53,10 +53,10 @@ def open_openvino(path):
 
 @dataclass(frozen=True)
 class Format:
-    """One format: what Keras calls it, what it is called, what it needs, and how it is run."""
+    """One format: its name in Keras, its file, the packages it needs, and its runtime."""
 
     keras_name: str
-    file_name: Path  # the default; its suffix is a must
+    file_name: Path  # default; its suffix is required
     modules: tuple[str, ...]
     open: Callable
 
@@ -70,10 +70,10 @@ FORMATS = {
 
 
 class Resample(keras.layers.Layer):
-    """Resizes pictures [N, H, W, C] as `resample` does, by two products of matrices.
+    """Resize pictures [N, H, W, C] as `resample` does, by two matrix products.
 
-    shape: (height, width); without it a second input has the size that is wanted. Written with
-    arithmetic alone, because no two formats agree on what resizing is.
+    shape: (height, width); None: that of a second input. Written as arithmetic, because the
+    formats differ in their resize operations.
     """
 
     def __init__(self, shape=None, **options):
@@ -90,11 +90,10 @@ class Resample(keras.layers.Layer):
 
     @staticmethod
     def _weights(given, wanted):
-        """The share of each given pixel in each wanted one: float32 [wanted, given].
+        """Return the weight of each given pixel in each wanted one: float32 [wanted, given].
 
-        A triangle about the wanted pixel's centre, as wide as the larger of the two pixels to
-        either side. The centres' distances are whole numbers in units of 1 / (2 given wanted),
-        which keeps them exact in pictures of any size.
+        The kernel is a triangle; its half width is the larger of the two pixel sizes. Distances
+        of centres are integers in units of 1 / (2 given wanted), so they are exact at any size.
         """
         ops = keras.ops
         centres = [2 * ops.arange(size, dtype="int32") + 1 for size in (wanted, given)]
@@ -108,11 +107,11 @@ class Resample(keras.layers.Layer):
 
 
 def whole_network(network, calibration, image_shape):
-    """Put around a network what `predict.py` does around it.
+    """Build a model that does all that `predict.py` does, resizing and calibration included.
 
-    network: of `main.layers`; calibration: (slope, offset) of `fit_calibration`;
-    image_shape: (height, width) to predict at. Returns a model: {"picture": uint8 [N, H, W, 3]}
-    -> {"probabilities": float32 [N, H, W, classes]}.
+    network: of `main.layers`; calibration: (slope, offset) of `fit_calibration`; image_shape:
+    (height, width) in the network. Returns a model {"picture": uint8 [N, H, W, 3]} ->
+    {"probabilities": float32 [N, H, W, classes]}.
     """
     picture = keras.Input((None, None, 3), dtype="uint8", name="picture")
     predict = with_probabilities(network, calibration)
@@ -122,9 +121,9 @@ def whole_network(network, calibration, image_shape):
 
 
 def refuse_what_cannot_be_written(form, output):
-    """Raise UserError for a wrong name, a missing package, or another engine than TensorFlow."""
+    """Raise UserError for a wrong name, a missing package or an engine other than TensorFlow."""
     if keras.backend.backend() != "tensorflow":
-        raise UserError("exporting needs TensorFlow: unset KERAS_BACKEND for it")
+        raise UserError("export needs TensorFlow: unset KERAS_BACKEND")
     if (suffix := form.file_name.suffix) and output.suffix != suffix:
         raise UserError(f"{output}: expected a name that ends with {suffix}")
     if output.is_dir() and not (output / "saved_model.pb").is_file():
@@ -140,11 +139,11 @@ def refuse_what_cannot_be_written(form, output):
 
 
 def compare(answer, expected, pictures):
-    """Let an exported network answer pictures, one by one and several at once.
+    """Compare an exported network with the run, on single pictures and on a batch of two.
 
     answer, expected: functions uint8 [N, H, W, 3] -> float32 [N, H, W, classes]; pictures: uint8
-    [H, W, 3]. Returns a line that tells the largest difference and both speeds. Raises
-    WrongAnswerError where the difference is too large.
+    [H, W, 3]. Returns a line with the largest difference and both throughputs. Raises
+    WrongAnswerError if the difference exceeds LARGEST_DIFFERENCE.
     """
     batches = [picture[None] for picture in pictures]
     several = [np.repeat(batches[0], 2, axis=0)]
@@ -163,13 +162,13 @@ def compare(answer, expected, pictures):
             seconds[function] += time.perf_counter() - started
     theirs, ours = (ROUNDS * len(batches) / spent for spent in seconds.values())
     return (
-        f"checked on {len(batches)} pictures: largest difference {largest:.1e}; one by one "
-        f"{theirs:.2f} pictures a second, here {ours:.2f}"
+        f"checked on {len(batches)} pictures: largest difference {largest:.1e}; "
+        f"{theirs:.2f} pictures a second one by one, {ours:.2f} in Keras"
     )
 
 
 def publish(source, target):
-    """Move everything from one folder to another, in place of what has the same name there."""
+    """Move all files of a folder to another, replacing those of the same name."""
     for path in sorted(source.iterdir()):  # an OpenVINO .bin before the .xml that names it
         if path.is_dir():
             shutil.rmtree(target / path.name, ignore_errors=True)

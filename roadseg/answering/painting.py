@@ -1,4 +1,4 @@
-"""What is made of probabilities: classes, painted pictures, 8-bit confidences, PNG files."""
+"""Turn probabilities into classes, painted pictures, 8-bit confidences and PNG files."""
 
 import struct
 import zlib
@@ -8,21 +8,21 @@ import scipy
 from PIL import Image
 
 # Painting
-TINT = 0.4  # how much of the class's colour is in the picture's
+TINT = 0.4  # share of the class's colour
 
-CONTOUR_SHARE = 0.006  # width of contours, of the picture's shorter side
+CONTOUR_SHARE = 0.006  # contour width / the picture's shorter side
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 PNG_FILTER_UP = 2
 
-PNG_COLOURS = {2: 0, 3: 2}  # number of the array's dimensions -> grey or red, green and blue
+PNG_COLOURS = {2: 0, 3: 2}  # dimensions of the array -> PNG colour type: grey, RGB
 
 
 def choose_classes(probabilities):
     """Return the most likely class of each pixel: uint8 [H, W] of float [H, W, C].
 
-    The later class wins a tie: road is road from probability 0.5 on.
+    The later class wins a tie, so 0.5 is road.
     """
     first, *others = np.moveaxis(probabilities, -1, 0)
     best, classes = first.copy(), np.zeros(first.shape, np.uint8)
@@ -33,10 +33,10 @@ def choose_classes(probabilities):
 
 
 def paint_classes(picture, probabilities, paint):
-    """Tint each class where it is the most likely one, and draw its contour.
+    """Tint the most likely class of each pixel and draw contours.
 
     picture: uint8 [H, W, 3]; probabilities: float [H, W, C]; paint: {class index: (red, green,
-    blue)}, classes without an entry stay as they are. Returns uint8 [H, W, 3].
+    blue)}, other classes are not painted. Returns uint8 [H, W, 3].
     """
     classes = choose_classes(probabilities)
     width = max(1, round(min(classes.shape) * CONTOUR_SHARE))
@@ -54,8 +54,8 @@ def paint_classes(picture, probabilities, paint):
 def encode_png(picture):
     """Compress uint8 [H, W, 3] or [H, W] as PNG, in a third of Pillow's time. Returns bytes.
 
-    Each row is stored as its difference to the one above, runs of equal bytes as such: photographs
-    gain next to nothing by what takes longer (W3C: Portable Network Graphics, third edition).
+    Filter "up" and run-length encoding: slower compression saves little on photographs (W3C:
+    Portable Network Graphics, third edition).
     """
     height, width = picture.shape[:2]
     rows = picture.reshape(height, -1)
@@ -78,5 +78,5 @@ def encode_png(picture):
 
 
 def to_confidence(probability):
-    """Turn probabilities 0..1 into KITTI's 8-bit confidences: uint8, round(255 p)."""
+    """Convert probabilities 0..1 to KITTI's 8-bit confidences: uint8, round(255 p)."""
     return np.rint(255.0 * np.asarray(probability)).astype(np.uint8)

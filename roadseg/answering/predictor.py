@@ -1,4 +1,4 @@
-"""From pictures to probabilities: whole, in tiles, at three sizes, ahead of who reads them."""
+"""Predict probabilities of pictures: whole, in tiles, at three sizes, with read-ahead."""
 
 import itertools
 
@@ -10,13 +10,13 @@ from roadseg.engine import keras
 
 PREDICTION_BATCH = 4  # pictures on each device
 
-OTHER_SCALES = (0.85, 1.15)  # of the size that is asked for
+OTHER_SCALES = (0.85, 1.15)  # of the requested size
 
-CELL = 32  # pixels; the network pads to whole ones
+CELL = 32  # pixels; the network pads to multiples
 
 
 def with_probabilities(network, calibration=(1.0, 0.0)):
-    """Put calibration and softmax behind a network.
+    """Append calibration and softmax to a network.
 
     network: of `main.layers`; calibration: (slope, offset) of `fit_calibration`, for two classes.
     Returns a model: pictures [N, H, W, 3] -> class probabilities float32 [N, H, W, classes].
@@ -28,9 +28,9 @@ def with_probabilities(network, calibration=(1.0, 0.0)):
 
 
 def predictor(network, calibration=(1.0, 0.0), team=devices.ONE_DEVICE):
-    """Make the function pictures [N, H, W, 3] -> what the model of `with_probabilities` gives.
+    """Make the predict function of `with_probabilities`: [N, H, W, 3] -> [N, H, W, classes].
 
-    It computes on all devices of this process of the team.
+    It uses all devices of this process.
     """
     model = with_probabilities(network, calibration)
 
@@ -43,18 +43,17 @@ def predictor(network, calibration=(1.0, 0.0), team=devices.ONE_DEVICE):
 
 
 def scaled_shape(shape, scale):
-    """Return scale times shape, (height, width), in whole cells of 32 pixels, one at least.
+    """Return scale times shape, (height, width), rounded to multiples of 32 pixels, at least 32.
 
-    Where there is padding that training did not have, networks answer worse (experiments/log.md).
+    Padding that training did not have lowers the score (experiments/log.md).
     """
     return [max(1, round(scale * size / CELL)) * CELL for size in shape]
 
 
 def thoroughly(predict):
-    """Make the function that answers with the mean of what predict says at three sizes.
+    """Make a function that averages predictions at the pictures' size and at OTHER_SCALES.
 
-    predict: function float32 [N, H, W, 3] -> float32 [N, H, W, C] for any H and W. It is asked at
-    the size of the pictures and at `OTHER_SCALES` of it.
+    predict: function float32 [N, H, W, 3] -> float32 [N, H, W, C] for any H and W.
     """
 
     def resample_all(arrays, shape):
@@ -70,28 +69,27 @@ def thoroughly(predict):
 
 
 def prediction_batch(team):
-    """How many pictures a process of the team predicts at once."""
+    """Return how many pictures a process of the team predicts at once."""
     return PREDICTION_BATCH * team.own_devices
 
 
-# What a pixel of the answer depends on lies at most so far away: 202 for pool5 and the 7x7 of fc6,
-# 32, 16 and 8 for the three steps of upsampling, rounded up to whole cells of 32.
+# Receptive field to one side, pixels: 202 for pool5 and fc6's 7x7, plus 32, 16 and 8 for the three
+# upsamplings, rounded up to a multiple of 32.
 REACH = 288
 
-TILE = 1536  # pixels; larger pictures are predicted in tiles of this height and width
+TILE = 1536  # pixels; larger pictures are cut into tiles of this size
 
 
 def in_tiles(predict, tile=TILE, reach=REACH):
-    """Bound the memory that a prediction takes, without changing its answer.
+    """Bound the memory of a prediction without changing the answer.
 
-    predict: function float32 [N, H, W, 3] -> float32 [N, H, W, C]; tile: the height and width of
-    one picture that it gets at most, pixels; of smaller ones it gets several at once. reach: how
-    far away from a pixel its answer looks. Both are multiples of 32, which keeps the network's
-    cells where they were.
+    predict: function float32 [N, H, W, 3] -> float32 [N, H, W, C]; tile: largest height and width
+    it gets, pixels (several smaller pictures at once); reach: receptive field to one side, pixels.
+    Both are multiples of 32, which keeps the network's grid in place.
     """
 
     def cut(length):
-        """Yield (from, to) of a tile and (from, to) of what it is asked for."""
+        """Yield (from, to) of a tile and (from, to) of its part that is kept."""
         core = length if length <= tile else tile - 2 * reach
         for start in range(0, length, core):
             end = min(length, start + core)
@@ -118,13 +116,13 @@ def in_tiles(predict, tile=TILE, reach=REACH):
 
 
 def predict_ahead(predict, items, read, choose_shape, batch_size):
-    """Predict pictures, in their own size and order; reading and resizing go on beside the network.
+    """Predict pictures in order and in their own size; threads read and resize meanwhile.
 
     predict: function float32 [N, H, W, 3] -> float32 [N, H, W, C] probabilities; read: function
-    item -> uint8 [H, W, 3], or None for an item to leave out; choose_shape: function (height,
-    width) -> the shape to predict at; batch_size: pictures of one shape at a time, at most.
-    Yields (item, picture, probabilities float32 [H, W, C]). It is the probabilities that are
-    resized, never a mask.
+    item -> uint8 [H, W, 3], or None to skip it; choose_shape: function (height,
+    width) -> shape in the network; batch_size: most pictures of one shape at a time.
+    Yields (item, picture, probabilities float32 [H, W, C]). Probabilities are resized, not masks:
+    a resized mask has stairs.
     """
 
     def shrink(item):
@@ -148,11 +146,11 @@ def predict_ahead(predict, items, read, choose_shape, batch_size):
 
 
 def predict_samples(predict, samples, image_shape, batch_size=1):
-    """Predict the pictures of samples, in their own size.
+    """Predict the pictures of samples in their own size.
 
-    predict, batch_size: of `predict_ahead`; image_shape: (height, width) to predict at. Yields
-    (sample, picture uint8 [H, W, 3], probabilities float32 [H, W, C]) for each sample. Raises
-    UserError for one that can't be read.
+    predict, batch_size: of `predict_ahead`; image_shape: (height, width) in the network. Yields
+    (sample, picture uint8 [H, W, 3], probabilities float32 [H, W, C]). Raises UserError for a
+    picture that can't be read.
     """
     return predict_ahead(
         predict,

@@ -1,4 +1,4 @@
-"""Pictures and videos to answer: found by what a person types, each with where its answers go."""
+"""Find the pictures and videos to predict, and plan where their outputs go."""
 
 import contextlib
 import glob
@@ -13,12 +13,12 @@ from roadseg.data.layouts import PICTURE_SUFFIXES
 from roadseg.data.pictures import read_image
 from roadseg.errors import UserError
 
-SUFFIXES = (*PICTURE_SUFFIXES, *video.SUFFIXES, ".gif")  # what is looked for in folders
+SUFFIXES = (*PICTURE_SUFFIXES, *video.SUFFIXES, ".gif")  # found in folders
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture to read, one frame long. name: of what is made of it."""
+    """A picture to read, one frame long. name: stem of its outputs."""
 
     path: Path
     name: str
@@ -32,7 +32,7 @@ class Picture:
         return read_image(frame)
 
     def suffix(self, lossless):
-        """Return the suffix of what is made of it."""
+        """Return the suffix of an output."""
         return ".png"
 
     def encode(self, picture, lossless):
@@ -41,16 +41,16 @@ class Picture:
 
     @contextlib.contextmanager
     def writing(self, path, lossless):
-        """Open a file: a context manager of write(encoded, frame)."""
+        """Return a context manager that gives write(encoded, frame)."""
         yield lambda encoded, _: path.write_bytes(encoded)
 
 
 def find_sources(paths):
-    """Find the pictures and videos that paths stand for.
+    """Find pictures and videos.
 
-    paths: files, folders, globs, "camera:0". Returns Pictures and Videos whose name is the
-    output's, below the folder they were found in, without suffix where that is enough. Raises
-    UserError for a path that stands for nothing.
+    paths: files, folders, globs, "camera:0". Returns Pictures and Videos; their name is the path
+    below the folder given, without suffix where that is unique. Raises UserError for a path that
+    matches nothing.
     """
     found = {}
     for text in paths:
@@ -70,7 +70,7 @@ def find_sources(paths):
 
 
 def _find_files(text):
-    """Return {path: name with suffix, below the folder that was named} of what a person typed."""
+    """Return {path: path below the folder given} of what the text matches."""
     path = Path(text)
     if text.startswith(video.CAMERA):
         return {text: Path(text.replace(":", "_"))}
@@ -82,7 +82,7 @@ def _find_files(text):
 
 
 def is_video(path):
-    """Tell videos from pictures: by their names, or by what is in them where these tell nothing."""
+    """Tell a video from a picture by its suffix, or by its content if that is unknown."""
     suffix = Path(path).suffix.lower()
     if suffix in PICTURE_SUFFIXES:
         return False
@@ -94,10 +94,10 @@ def is_video(path):
 
 
 def plan_targets(sources, output, kinds):
-    """Decide where each answer goes.
+    """Choose the output paths.
 
-    kinds: {name: whether it must be kept without loss}. Returns {source: {kind: path to write}}.
-    Raises UserError where a path is one of the inputs, or that of two sources.
+    kinds: {name: whether it is lossless}. Returns {source: {kind: path to write}}. Raises
+    UserError if a path is an input, or belongs to two sources.
     """
     inputs, owners, targets = {Path(source.path).resolve() for source in sources}, {}, {}
     for source in sources:
@@ -107,11 +107,11 @@ def plan_targets(sources, output, kinds):
         }
         for path in targets[source].values():
             if path.resolve() in inputs:
-                raise UserError(f"{path}: is one of the files to read; give another --output")
+                raise UserError(f"{path}: is one of the inputs; give another --output")
             owner = owners.setdefault(path.resolve(), source)
             if owner is not source:
                 raise UserError(
                     f"{path}: both {owner.path} and {source.path} would be written there; predict "
-                    "them one after the other, each with an --output of its own"
+                    "them one at a time, each with its own --output"
                 )
     return targets

@@ -1,7 +1,4 @@
-"""Frames out of videos and cameras, and into videos, each at its own time.
-
-PyAV brings the libraries of FFmpeg, which read nearly everything: https://pyav.basswood-io.com
-"""
+"""Read and write video frames with PyAV, the libraries of FFmpeg: https://pyav.basswood-io.com"""
 
 import contextlib
 import platform
@@ -29,14 +26,14 @@ SUFFIXES = (
     ".webm",
     ".wmv",
 )
-CAMERA = "camera:"  # and its number
-CAMERAS = {  # system: (FFmpeg's format, how it calls a camera)
+CAMERA = "camera:"  # then its number
+CAMERAS = {  # system: (FFmpeg's format, its name of a camera)
     "Linux": ("v4l2", "/dev/video{}"),
     "Darwin": ("avfoundation", "{}"),
     "Windows": ("dshow", "video={}"),
 }
-MISSING_SECONDS = 0.25  # at the end of a video that is taken for whole
-USUAL_RATE = 25  # frames a second, of a video that does not say
+MISSING_SECONDS = 0.25  # a video may lack at its end and still count as complete
+USUAL_RATE = 25  # frames a second, where the file does not say
 
 
 @dataclass(frozen=True)
@@ -46,11 +43,11 @@ class Codec:
     suffix: str
     name: str
     pixel_format: str
-    odd_pixel_format: str  # where height or width is odd, which halved colours can't be
+    odd_pixel_format: str  # for odd height or width: 4:2:0 needs even
     options: dict
 
     def encode(self, picture):
-        """Bring uint8 [H, W, 3] or [H, W] into the codec's colours. Returns av.VideoFrame."""
+        """Convert uint8 [H, W, 3] or [H, W] to the codec's colours. Returns av.VideoFrame."""
         if picture.ndim == 2:
             return av.VideoFrame.from_ndarray(picture, "gray")
         odd = picture.shape[0] % 2 or picture.shape[1] % 2
@@ -63,21 +60,21 @@ class Codec:
 
 TO_WATCH = Codec(".mp4", "libx264", "yuv420p", "yuv444p", {"crf": "20", "preset": "veryfast"})
 LOSSLESS_GREY = Codec(".mkv", "ffv1", "gray", "gray", {})
-CODECS = {False: TO_WATCH, True: LOSSLESS_GREY}  # by whether numbers must stay as they are
+CODECS = {False: TO_WATCH, True: LOSSLESS_GREY}  # by lossless
 
 
 class Video:
     """A video or a camera to read.
 
-    path: of the video, or "camera:0"; name: of what is made of it. Iterating opens it and yields
-    av.VideoFrames in the order in which they are shown, the first at time 0. Raises UserError:
-    where nothing can be read, and at the end of one that is damaged or cut off.
+    path: a file, or "camera:0"; name: stem of its outputs. Iterating opens it and yields
+    av.VideoFrames in display order, the first at time 0. Raises UserError if nothing can be read,
+    and at the end if it is damaged or cut off.
     """
 
     def __init__(self, path, name=None):
         self.path, self.name = path, name
-        self.rate = self.time_base = self.pixel_shape = None  # known once frames come
-        self.expected = 0  # frames, as far as the file tells
+        self.rate = self.time_base = self.pixel_shape = None  # set by the first frame
+        self.expected = 0  # frames; 0: unknown
         if not str(path).startswith(CAMERA):
             with contextlib.suppress(UserError), self._opened() as stream:
                 rate = stream.average_rate or 0
@@ -88,17 +85,17 @@ class Video:
         try:
             with av.open(**_address(self.path)) as container:
                 if not container.streams.video:
-                    raise UserError(f"{self.path}: there is no video in this file")
+                    raise UserError(f"{self.path}: no video stream in this file")
                 yield container.streams.video[0]
         except (av.FFmpegError, OSError) as error:
             raise UserError(
-                f"{self.path}: no video that can be read ({error.strerror}): empty, without its "
-                "end, or of another kind"
+                f"{self.path}: no video that can be read ({error.strerror}): empty, cut off, "
+                "or not a video"
             ) from error
 
     def __iter__(self):
         with self._opened() as stream:
-            # Not by frames: a thread may finish a damaged one after it was handed out as good.
+            # Not "FRAME": a thread may finish a damaged frame after it was yielded as good.
             stream.thread_type = "SLICE"
             self.rate, self.time_base = stream.average_rate or USUAL_RATE, stream.time_base
             self.pixel_shape = stream.sample_aspect_ratio
@@ -113,25 +110,25 @@ class Video:
             self._expect_whole(frames, end, _seconds(stream) or end, damaged)
 
     def _expect_whole(self, frames, end, seconds, damaged):
-        """Raise UserError unless all frames were there and good."""
+        """Raise UserError unless all frames were found and undamaged."""
         if not frames:
-            raise UserError(f"{self.path}: not a single frame of this video can be read")
+            raise UserError(f"{self.path}: no frame of this video can be read")
         if seconds - end > MISSING_SECONDS:
             raise UserError(
-                f"{self.path}: cut off after {end:.1f} of {seconds:.1f} seconds; the {frames} "
-                "frames that are there are done"
+                f"{self.path}: cut off after {end:.1f} of {seconds:.1f} seconds; its {frames} "
+                "frames are done"
             )
         if damaged:
-            raise UserError(f"{self.path}: damaged in {damaged} places; the rest is done")
+            raise UserError(f"{self.path}: damaged in {damaged} places; the other frames are done")
 
     @staticmethod
     def read(frame):
-        """Make a picture, uint8 [H, W, 3], of a frame, turned as the camera was held."""
+        """Convert a frame to uint8 [H, W, 3], rotated upright."""
         picture = frame.to_ndarray(format="rgb24")
         return np.ascontiguousarray(np.rot90(picture, frame.rotation // 90))
 
     def suffix(self, lossless):
-        """Return the suffix of what is made of it."""
+        """Return the suffix of an output."""
         return CODECS[lossless].suffix
 
     def encode(self, picture, lossless):
@@ -139,12 +136,12 @@ class Video:
         return CODECS[lossless].encode(picture)
 
     def writing(self, path, lossless):
-        """Open a video to write: a context manager of write(encoded, frame)."""
+        """Return a context manager that gives write(encoded, frame)."""
         return VideoWriter(path, CODECS[lossless], self)
 
 
 def _address(path):
-    """Return what av.open needs to open a video or a camera."""
+    """Return the arguments of av.open for a video or a camera."""
     if not str(path).startswith(CAMERA):
         return {"file": str(path)}
     number = str(path).removeprefix(CAMERA)
@@ -160,7 +157,7 @@ def _address(path):
 
 
 def _seconds(stream):
-    """How long a video says it is, or None where it does not say."""
+    """Return the duration that the file states, or None."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
     if length := stream.metadata.get("DURATION"):  # Matroska's: hours:minutes:seconds
@@ -169,7 +166,7 @@ def _seconds(stream):
 
 
 def _decode(stream):
-    """Yield a stream's frames, None for each damaged place."""
+    """Yield a stream's frames, None for each that is damaged."""
     packets = stream.container.demux(stream)
     while True:
         try:
@@ -181,7 +178,7 @@ def _decode(stream):
 
 
 def _in_time(frames):
-    """Let time begin at 0 and go on: some videos have none, or one that stands still."""
+    """Make times begin at 0 and increase: in some videos they are missing or repeat."""
     first, last = None, -1
     for frame in frames:
         if frame is not None:
@@ -191,10 +188,10 @@ def _in_time(frames):
 
 
 class VideoWriter:
-    """Writes pictures as a video, each at its own time; all in the size of the first.
+    """Context manager that writes pictures as a video, all in the size of the first.
 
-    path: to write, with the codec's suffix; codec: Codec; source: Video that was begun to read,
-    whose rate and times the pictures have. To be closed by `with`.
+    path: with the codec's suffix; codec: Codec; source: Video whose rate and times are copied, of
+    which a frame has been read.
     """
 
     def __init__(self, path, codec, source):
@@ -218,7 +215,9 @@ class VideoWriter:
                 self._set_up(context, encoded)
             elif (encoded.height, encoded.width) != (context.height, context.width):
                 size = {"width": context.width, "height": context.height}
-                encoded = encoded.reformat(**size, interpolation="POINT")  # never between classes
+                encoded = encoded.reformat(
+                    **size, interpolation="POINT"
+                )  # class numbers must not be mixed
             encoded.pts, encoded.duration = frame.pts, frame.duration or 0
             encoded.time_base = self.source.time_base
             self.container.mux(self.stream.encode(encoded))

@@ -1,4 +1,4 @@
-"""Moves picture and label together, anew for each picture and epoch."""
+"""Augment picture and label together, differently in each epoch."""
 
 import functools
 
@@ -11,14 +11,13 @@ VGG_MEAN_RGB = (123.68, 116.779, 103.939)
 
 
 def augment(picture, label, random, recipe):
-    """Flip, zoom, stretch, lean, shift and rotate picture and label together.
+    """Mirror, zoom, stretch, shear, shift and rotate picture and label together.
 
-    picture: uint8 [H, W, 3]; label: uint8 [H, W]; random: np.random.Generator; recipe: of
-    `main.Recipe`, the ranges. The light stays as it is: changing it cost accuracy on KITTI
-    (experiments/log.md). Keras' own random layers fill picture and mask with one value and resize
-    masks bilinearly.
-    Returns the same shapes and dtypes. VOID fills what comes into the label from outside, VGG's
-    mean colour what comes into the picture; no new class index can appear.
+    picture: uint8 [H, W, 3]; label: uint8 [H, W]; random: np.random.Generator; recipe:
+    main.Recipe, the ranges. Returns the same shapes and dtypes; outside of the picture the label
+    is VOID and the colour ImageNet's mean. No brightness or colour augmentation: it cost 2 points
+    of F1 on KITTI (experiments/log.md). Keras' random layers would fill picture and mask with one
+    value and resize masks bilinearly.
     """
     matrix, offset = _random_affine(label.shape, random, recipe)
     warp = functools.partial(scipy.ndimage.affine_transform, matrix=matrix, offset=offset)
@@ -30,7 +29,7 @@ def augment(picture, label, random, recipe):
 
 
 def _random_affine(shape, random, recipe):
-    """Draw the map from a place (row, column) in the result to its place in the source."""
+    """Draw the affine map from (row, column) of the result to that of the source."""
     angle = np.deg2rad(random.uniform(*recipe.rotation_degrees))
     turned = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     flip = np.diag([1.0, random.choice([-1.0, 1.0]) if recipe.mirrored else 1.0])

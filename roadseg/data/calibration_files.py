@@ -1,7 +1,4 @@
-"""KITTI's calibration files: how the camera sees the ground.
-
-As the KITTI Road benchmark describes it, cvlibs.net/datasets/kitti/eval_road.php.
-"""
+"""KITTI's calibration files: map the ground to pixels (cvlibs.net/datasets/kitti/eval_road.php)."""
 
 import numpy as np
 
@@ -11,10 +8,10 @@ MATRICES = {"P2": (3, 4), "R0_rect": (3, 3), "Tr_cam_to_road": (3, 4)}
 
 
 def read_calibration(path):
-    """Read the matrices of a KITTI calibration file that the ground plane needs.
+    """Read those matrices of a KITTI calibration file that the ground plane needs.
 
     Returns {"P2": float64 [3, 4], "R0_rect": [3, 3], "Tr_cam_to_road": [3, 4]}. Raises ValueError
-    that says what is wrong, and OSError.
+    and OSError.
     """
     lines = (line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
     texts = {name.strip(): text for name, text in lines}
@@ -22,10 +19,12 @@ def read_calibration(path):
     for name, shape in MATRICES.items():
         numbers = np.array(texts.get(name, "").split(), float)
         if numbers.size != np.prod(shape) or not np.isfinite(numbers).all():
-            raise ValueError(f"{name} has {numbers.size} numbers; expected {np.prod(shape)}")
+            raise ValueError(
+                f"{name} has {numbers.size} numbers; expected {np.prod(shape)} finite ones"
+            )
         matrices[name] = numbers.reshape(shape)
     if abs(np.linalg.det(matrices["Tr_cam_to_road"][:, :3])) < 1e-6:
-        raise ValueError("Tr_cam_to_road holds no rotation")
+        raise ValueError("Tr_cam_to_road has no rotation")
     return matrices
 
 
@@ -43,9 +42,9 @@ def check_size(calibration, height, width):
 
 
 def project_road(calibration):
-    """Return the matrix [3, 4] that takes road-frame points (x, y, z, 1) to (u, v, 1) times depth.
+    """Return the matrix [3, 4] that maps road-frame (x, y, z, 1), metres, to (u, v, 1) * depth.
 
-    u and v are pixels, counted from 1 at the middle of the picture's first.
+    u, v: pixels; (1, 1) is the centre of the first.
     """
     rectify, to_road = np.eye(4), np.eye(4)
     rectify[:3, :3], to_road[:3] = calibration["R0_rect"], calibration["Tr_cam_to_road"]
@@ -53,10 +52,10 @@ def project_road(calibration):
 
 
 def read_calibrations(samples):
-    """Read the calibration files of samples that have a place for one.
+    """Read the calibration files of samples, where their data set has any.
 
-    Returns ({sample's name: birds_eye's matrices}, {sample's name: what is wrong, a line}), broken
-    files before missing ones.
+    Returns ({sample's name: matrices}, {sample's name: error, one line}), damaged files before
+    missing ones.
     """
     calibrations, broken, missing = {}, {}, {}
     for sample in samples:

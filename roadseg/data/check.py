@@ -1,4 +1,4 @@
-"""Looks at every file of a data set once before training, and remembers that it was good."""
+"""Check every file of a data set once before training, and cache the result."""
 
 import contextlib
 import hashlib
@@ -18,7 +18,7 @@ VERSION = 2  # of the checks: what an earlier one remembered does not count
 
 
 class Seen(typing.NamedTuple):
-    """What there is to say of a sample."""
+    """What the check found in a sample."""
 
     digest: str  # of both files
     picture: str  # SHA-256 of the picture alone
@@ -74,10 +74,10 @@ def _digest(text):
 
 
 def _look_from_outside(samples, data_set):
-    """Sum up what the directory tells of the files, and what their labels mean."""
+    """Return a digest of names, sizes and times of the files and of the label values."""
     facts = [VERSION, data_set.title, data_set.label_values]
     for path in (path for sample in samples for path in (sample.picture, sample.label) if path):
-        with contextlib.suppress(OSError):  # reading it will tell
+        with contextlib.suppress(OSError):  # reading it reports the error
             status = path.stat()
             facts.append((str(path.absolute()), status.st_size, status.st_mtime_ns))
     return _digest(repr(facts))
@@ -91,7 +91,7 @@ def _recall(memory):
 
 
 def _look_at(sample, data_set):
-    """Read a sample's files. Returns Seen."""
+    """Check a sample's files. Returns Seen."""
     try:
         shape = read_image(sample.picture).shape[:2]
         picture = file_digest(sample.picture, "sha256")
@@ -132,9 +132,9 @@ def _judge(looks, counts, data_set):
     if not faults:
         training, validation = counts
         labels = looks[0][0].label.parent
-        faults += _class_faults(labels, looks[:training], "to train on", 2, data_set)
+        faults += _class_faults(labels, looks[:training], "training", 2, data_set)
         validating = looks[training : training + validation]
-        faults += _class_faults(labels, validating, "to validate", 1, data_set)
+        faults += _class_faults(labels, validating, "validation", 1, data_set)
     if faults:
         raise UserError("\n".join(faults))
 
@@ -147,8 +147,8 @@ def _class_faults(labels, looks, purpose, least, data_set):
         return []
     names = " and ".join(data_set.classes[index] for index in classes) or "nothing"
     fault = (
-        f"{labels}: the labels {purpose} hold {names} alone; expected {least} of the classes "
-        f"{', '.join(data_set.classes)} at least"
+        f"{labels}: the {purpose} labels hold {names} alone; expected at least "
+        f"{('one', 'two')[least - 1]} of {', '.join(data_set.classes)}"
     )
     if VOID in found and VOID in data_set.label_values:
         fault += f"; {VOID} counts nowhere: a class needs its number in classes.txt, from 0 on"

@@ -1,7 +1,7 @@
-"""Where each data set lies and what its label colours mean, one table row each.
+"""The data sets, one row of a table each: where the files are and what the labels mean.
 
-No Keras here. A further data set is a further row of DATASETS and, where its files lie in another
-way, a function that finds them; nothing outside this file knows which data set it is reading.
+A new data set needs a row of DATASETS, and a find function for a new layout. No code outside this
+file depends on which data set it reads. No Keras here.
 """
 
 import colorsys
@@ -27,26 +27,26 @@ from roadseg.errors import UserError
 
 @dataclass(frozen=True)
 class Dataset:
-    """One row of the table: all that the rest of the program has to know about a data set."""
+    """One row of the table: all that the program knows about a data set."""
 
-    title: str  # for people
+    title: str  # for messages
     folder: str  # below DATA_DIR
-    layout: str  # what belongs into the folder, for people
+    layout: str  # contents of the folder, for messages
     classes: tuple[str, ...]  # names in the order of their indices
     # Label value -> class index or VOID: colours, or the numbers of single-channel labels.
     label_values: Mapping[tuple[int, int, int] | int, int]
-    paint: Mapping[int, tuple[int, int, int]]  # class index -> colour to paint pictures with
+    paint: Mapping[int, tuple[int, int, int]]  # class index -> RGB in painted pictures
     find: Callable[[Path], tuple[list[Sample], list[Sample]]]  # -> labelled, testing
     split: Callable[[list[Sample], int], tuple[list[Sample], list[Sample]]]
-    image_shape: tuple[int, int]  # the default (height, width) in the network, pixels
-    epochs: int  # the default on processors
-    # Whether training sees mirror images too. Where traffic keeps to the right, its side says what
-    # asphalt belongs to the road: the opposite carriageway lies left, tracks and yards right.
+    image_shape: tuple[int, int]  # default (height, width) in the network, pixels
+    epochs: int  # default on a CPU
+    # Whether pictures are mirrored in training. Right-hand traffic helps to tell the opposite
+    # carriageway, on the left, from tracks and yards.
     mirrored: bool = True
-    official_count: int | None = None  # labelled pictures of the official set, where it matters
-    remote: Remote | None = None  # a zip that holds the folder, where one may be downloaded
-    drawn: bool = False  # whether the program draws the pictures itself
-    # What only the folder tells: function (folder) -> fields to replace.
+    official_count: int | None = None  # labels of the official set, if it is checked
+    remote: Remote | None = None  # a zip that holds the folder, if it may be downloaded
+    drawn: bool = False  # whether the program draws the pictures
+    # Function (folder) -> fields that depend on it, to replace.
     complete: Callable[[Path], dict] = lambda folder: {}
 
     @property
@@ -56,11 +56,11 @@ class Dataset:
         return names.index("road") if "road" in names else len(names) - 1
 
     def has_official_labels(self, count):
-        """Whether `count` labels may be those that the data set's scores are published on."""
+        """Return whether `count` labels can be the official ones."""
         return self.official_count in (None, count)
 
     def label_note(self, count, root):
-        """Say in one sentence what a score on the `count` labels found in `root` means."""
+        """Return what a score on the `count` labels in `root` means, one sentence."""
         if self.official_count is None:
             return f"scores are agreement with the labels of {self.title}"
         if self.has_official_labels(count):
@@ -72,10 +72,10 @@ class Dataset:
 
 
 def read_classes(root):
-    """Read the names of the classes from a folder's classes.txt, one a line, in their order.
+    """Read the names of the classes from a folder's classes.txt, one a line.
 
-    Returns the fields of Dataset that depend on them. Raises UserError where there are less than
-    two or more than can be told apart.
+    Returns the fields of Dataset that depend on them. Raises UserError for fewer than 2 or more
+    than 255.
     """
     path = root / "classes.txt"
     names = read_lines(path)
@@ -87,9 +87,9 @@ def read_classes(root):
 
 
 def classes_of_own(names):
-    """Make the fields of Dataset that depend on the names of classes of one's own."""
+    """Return the fields of Dataset that depend on the names of the classes."""
     numbers = range(len(names))
-    # Two classes are something and all else; a colour for each otherwise, as far apart as can be.
+    # Of two classes only the second is painted; otherwise the hues are evenly spaced.
     hues = [colorsys.hsv_to_rgb(number / len(names), 0.8, 0.9) for number in numbers]
     colours = {number: tuple(round(255 * c) for c in hues[number]) for number in numbers}
     return {
@@ -100,12 +100,12 @@ def classes_of_own(names):
 
 
 def row_of(settings):
-    """Return the row of a run's data set, from its settings."""
+    """Return the row of a run's data set; settings: of the run."""
     row = DATASETS[settings["dataset"]]
     return row if row.classes else replace(row, **classes_of_own(settings["classes"]))
 
 
-# KITTI's rule is "valid where red is set, road where blue is set".
+# KITTI: valid where red is set, road where blue is set.
 KITTI_COLOURS = {(255, 0, 0): 0, (255, 0, 255): 1, (0, 0, 0): VOID, (0, 0, 255): VOID}
 KITTI_CLASSES = ("other", "road")
 KITTI_LAYOUT = "training/image_2, training/gt_image_2 and testing/image_2 of KITTI Road"
@@ -118,9 +118,9 @@ KITTI_ROAD = Remote(
     algorithm="sha256",
     digest="7bdcb76b15ca4ee1cb1c1063ce15dcfbabd2e6fcf4a0b47762b7b951c3e7a054",
 )
-ROAD_GREEN = {1: (0, 230, 150)}  # bluish enough for eyes that take green for red
+ROAD_GREEN = {1: (0, 230, 150)}  # bluish, for red-green colour blindness
 
-# Cityscapes' numbers of the classes that count, with their names and colours; all others are void
+# The evaluated classes with their label ids and colours; all other ids are VOID
 # (M. Cordts et al.: The Cityscapes Dataset for Semantic Urban Scene Understanding, 2016).
 CITYSCAPES_CLASSES = {
     "road": (7, (128, 64, 128)),
@@ -143,9 +143,9 @@ CITYSCAPES_CLASSES = {
     "motorcycle": (32, (0, 0, 230)),
     "bicycle": (33, (119, 11, 32)),
 }
-CITYSCAPES_NUMBERS = 34  # 0 to 33, and 255 for number plates
+CITYSCAPES_NUMBERS = 34  # label ids 0 to 33
 
-# Names, order and grouping of the SegNet tutorial; each with a colour to paint it with.
+# Names, order and grouping of the SegNet tutorial, with colours to paint.
 CAMVID_CLASSES = {
     "sky": (128, 128, 128),
     "building": (128, 0, 0),
@@ -179,8 +179,7 @@ DATASETS = {
     "camvid": Dataset(
         title="CamVid",
         folder="camvid",
-        layout="train/, trainannot/, val/ and valannot/ of the SegNet tutorial, which has no "
-        "download that may be automated",
+        layout="train/, trainannot/, val/ and valannot/ of the SegNet tutorial",
         classes=tuple(CAMVID_CLASSES),
         label_values={index: index for index in range(len(CAMVID_CLASSES))}
         | {len(CAMVID_CLASSES): VOID, VOID: VOID},
@@ -206,7 +205,7 @@ DATASETS = {
     "cityscapes": Dataset(
         title="Cityscapes",
         folder="cityscapes",
-        layout="leftImg8bit/ and gtFine/ of Cityscapes, whose terms one has to agree to before",
+        layout="leftImg8bit/ and gtFine/ of Cityscapes (accept its terms to download)",
         classes=tuple(CITYSCAPES_CLASSES),
         label_values=dict.fromkeys([*range(CITYSCAPES_NUMBERS), VOID], VOID)
         | {number: index for index, (number, _) in enumerate(CITYSCAPES_CLASSES.values())},

@@ -1,6 +1,6 @@
-"""Brings a file from the network to the disk and proves that it is whole.
+"""Download, verify and unpack files.
 
-An interrupted download goes on where it stopped; what has the wrong size or hash is never used.
+An interrupted download resumes; a file of the wrong size or hash is never used.
 """
 
 import errno
@@ -22,16 +22,16 @@ ATTEMPTS = 3
 TIMEOUT_SECONDS = 20
 CHUNK_BYTES = 1 << 20
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR)
-LARGEST_EXPANSION = 10  # an honest archive of pictures hardly grows when it is unpacked
+LARGEST_EXPANSION = 10  # unpacked / packed size; for pictures it is near 1
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file to be had from the network: where, how large, its hash, and in whose name."""
+    """A file to download: address, licence, size and hash."""
 
     title: str
     url: str
-    page: str  # where a person finds it
+    page: str  # web page for a download by hand
     licence: str
     size: int  # bytes
     algorithm: str  # a name that hashlib knows
@@ -51,10 +51,10 @@ VGG16_FULL = Remote(
 
 
 def download(remote, path):
-    """Fetch a file, unless it is there; go on where an earlier call was interrupted.
+    """Download a file unless it exists; resume an interrupted download.
 
-    remote: Remote; path: where the file shall lie; path + ".part" holds it while it grows.
-    Raises DownloadError when the network does not give it, and when size or hash are wrong.
+    remote: Remote; path: the target; path + ".part" holds the incomplete file. Raises
+    DownloadError if it fails, or if size or hash are wrong.
     """
     if path.is_file():
         return
@@ -69,7 +69,7 @@ def download(remote, path):
         except (OSError, http.client.HTTPException) as error:
             if getattr(error, "errno", None) in DISK_ERRORS:
                 raise
-            reason = " ".join(str(error).split())  # some have several lines
+            reason = " ".join(str(error).split())  # make it one line
             if attempt + 1 < ATTEMPTS:
                 time.sleep(2**attempt)
     else:
@@ -103,7 +103,7 @@ def _fetch(remote, part):
 
 
 def verify(remote, path):
-    """Raise DownloadError, and delete the file, when its size or hash are not the expected ones."""
+    """Delete the file and raise DownloadError if its size or hash is wrong."""
     digest = file_digest(path, remote.algorithm)
     if (path.stat().st_size, digest) != (remote.size, remote.digest):
         found = f"{path.stat().st_size} bytes, {remote.algorithm} {digest}"
@@ -117,8 +117,8 @@ def verify(remote, path):
 def unpack(archive, name, folder):
     """Unpack the top folder `name` of a zip file into `folder`, all or nothing.
 
-    Raises UserError when the file is no zip file, is damaged, holds anything else, or would grow
-    beyond all reason.
+    Raises UserError if it is not a zip file, is damaged, holds anything else, or would unpack to
+    more than LARGEST_EXPANSION times its size.
     """
     unpacking = folder / f"{name}.unpacking"
     shutil.rmtree(unpacking, ignore_errors=True)
@@ -131,13 +131,15 @@ def unpack(archive, name, folder):
                 opened.extract(entry, unpacking)
         os.replace(unpacking / name, folder / name)
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
-        raise UserError(f"{archive}: is no whole zip file ({error}); fetch it again") from error
+        raise UserError(
+            f"{archive}: not a complete zip file ({error}); download it again"
+        ) from error
     finally:
         shutil.rmtree(unpacking, ignore_errors=True)
 
 
 def _refuse_hostile(entries, name, archive):
-    """Raise UserError for entries outside of the folder, links, and bombs."""
+    """Raise UserError for entries outside of the folder, links and zip bombs."""
     for entry in entries:
         parts = PurePosixPath(entry.filename).parts
         if parts[:1] != (name,) or ".." in parts or stat.S_ISLNK(entry.external_attr >> 16):

@@ -1,4 +1,4 @@
-"""Where the files of each data set lie, and which of them validate."""
+"""Find the files of each data set and split them into training and validation."""
 
 import collections
 import re
@@ -13,23 +13,22 @@ from roadseg.errors import UserError
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture, its label (None where there is none), and the group it is scored in."""
+    """One picture, its label (or None), and the category it is scored in."""
 
     name: str  # of one picture of its part alone: what is painted of it is NAME.png
     picture: Path
     label: Path | None
     category: str
-    calibration: Path | None = None  # where KITTI's calibration file of the picture belongs
+    calibration: Path | None = None  # path of KITTI's calibration file, which may be missing
 
 
 def find_kitti(root):
     """Find the pictures of a folder in KITTI Road's layout.
 
     root: holds training/image_2, training/gt_image_2 and testing/image_2, with pictures named
-    um_000000.png and labels named um_road_000000.png (um, umm or uu); and calib/um_000000.txt
-    beside them where the scores seen from above are wanted. Returns the labelled and the
-    testing samples, each sorted by name. Raises UserError for an empty or missing folder, a
-    picture with another name, and pictures without label.
+    um_000000.png and labels named um_road_000000.png (um, umm or uu), and calib/um_000000.txt
+    for scores from above. Returns (labelled, testing), sorted by name. Raises UserError for an
+    empty or missing folder, a picture with another name, and pictures without label.
     """
     labels = root / "training" / "gt_image_2"
     training = _kitti_samples(root / "training" / "image_2", labels)
@@ -74,7 +73,7 @@ def find_cityscapes(root):
     """Find the pictures of Cityscapes in its official layout.
 
     root: holds leftImg8bit/PART/CITY/NAME_leftImg8bit.png and gtFine/PART/CITY/
-    NAME_gtFine_labelIds.png; PART is train, val or test (which is painted, where it is there).
+    NAME_gtFine_labelIds.png; PART is train, val or, optionally, test.
     Returns (labelled, testing), with PART as category. Raises UserError for an empty or missing
     folder and pictures without label.
     """
@@ -96,14 +95,13 @@ def find_cityscapes(root):
 
 
 def find_folder(root):
-    """Find somebody's own pictures.
+    """Find the user's own pictures.
 
-    root: holds pictures/, masks/ (single-channel PNG of the same stem: the number of each pixel's
-    class in classes.txt, from 0 on, 255 where none counts), and where wanted testing/, pictures to
-    paint, and validation.txt, the names of the pictures to validate, a line each; without it the
-    last fifth of them validates, because neighbours may look alike. Returns (labelled, testing),
-    with "train" or "val" as category. Raises UserError for an empty or missing folder, pictures
-    without mask or with a shared one, and names of no picture.
+    root: holds pictures/, masks/ (single-channel PNG of the same stem: each pixel's line in
+    classes.txt, from 0; 255 is void); optionally testing/ and validation.txt, the names of the
+    validation pictures, one a line. Without it the last fifth validates, because neighbours may
+    look alike. Returns (labelled, testing), with "train" or "val" as category. Raises UserError
+    for an empty or missing folder, pictures without mask or with a shared one, and unknown names.
     """
     paths = list_pictures(root / "pictures", "pictures, and a mask for each in masks/")
     listed = root / "validation.txt"
@@ -196,10 +194,10 @@ def split_by_category(samples, seed):
 
 
 def split_last_frames(samples, seed, last=16):
-    """Split as KittiSeg does (its val3): the last frames of each category are for validation.
+    """Split as KittiSeg's val3: the last frames of each category validate, at most a fifth.
 
-    Neighbouring frames look alike, so a random split would flatter. A category too small for that
-    gives a fifth. seed is not used. Returns (training, validation) in the order of samples.
+    Neighbouring frames look alike, so a random split would flatter. seed is not used. Returns
+    (training, validation) in the order of samples.
     """
     validation = set()
     for category in {sample.category for sample in samples}:
@@ -209,7 +207,7 @@ def split_last_frames(samples, seed, last=16):
 
 
 def split_share(samples, seed, share=0.2):
-    """Draw a share of the samples for validation, the same for the same seed.
+    """Draw a random share of the samples for validation, the same for the same seed.
 
     Returns (training, validation) in the order of samples.
     """
@@ -222,7 +220,7 @@ def _divide(samples, validation):
     """Split samples into those that train and a set that validates; neither may be empty."""
     folder = samples[0].picture.parent
     if len(samples) == 1:
-        raise UserError(f"{folder}: one picture is too few, two at least needed")
+        raise UserError(f"{folder}: holds one picture; expected at least two")
     if len(validation) in (0, len(samples)):
         count = f"none of {len(samples)}" if not validation else f"all {len(samples)}"
         raise UserError(f"{folder}: {count} pictures validate; at least one has to, one to train")
@@ -232,7 +230,7 @@ def _divide(samples, validation):
 
 
 def subsample(samples, limit):
-    """Choose at most `limit` samples (None: all), spread evenly so that no category is left out."""
+    """Choose at most `limit` samples (None: all), evenly spaced to keep all categories."""
     if limit is None or limit >= len(samples):
         return samples
     return [samples[index * len(samples) // limit] for index in range(limit)]

@@ -1,4 +1,4 @@
-"""Pictures and labels read from the disk, resized, and read ahead."""
+"""Read, resize and read ahead pictures and labels."""
 
 import collections
 import contextlib
@@ -32,8 +32,8 @@ def read_image(path, shape=None):
     """Read a picture.
 
     shape: (height, width) to resize to, by area-aware bilinear interpolation; None: as it is.
-    Returns uint8 [H, W, 3], RGB, turned upright: of 16 bits the upper 8, without transparency, of
-    an animation the first picture. Raises UserError that names the file.
+    Returns uint8 [H, W, 3], RGB, rotated upright by EXIF; the upper 8 of 16 bits, no transparency,
+    the first frame of an animation. Raises UserError that names the file.
     """
     with _opened(path) as opened:
         upright = ImageOps.exif_transpose(opened)
@@ -58,7 +58,7 @@ def is_turned(path):
 
 
 def read_numbers(path):
-    """Read a single-channel picture, a palette's numbers as they are. Returns uint8 [H, W].
+    """Read a single-channel picture; a palette's indices stay. Returns uint8 [H, W].
 
     Masks of 1, 2 and 4 bits hold 0 to 1, 3 and 15; grey may be stored as equal colours. Raises
     UserError that names the file.
@@ -86,17 +86,17 @@ def _png_bits(path):
 
 @contextlib.contextmanager
 def _opened(path):
-    """Open a picture with Pillow. Whatever goes wrong in the body becomes a UserError."""
+    """Open a picture with Pillow. Any error in the body becomes a UserError."""
     try:
         with Image.open(path) as picture:
             yield picture
-    except Exception as error:  # decoders raise whatever they like on damaged files
+    except Exception as error:  # decoders raise many types on damaged files
         reason = getattr(error, "strerror", None) or str(error).replace(f" {str(path)!r}", "")
         raise UserError(f"{path}: {reason}; replace this picture, or remove it") from error
 
 
 def read_label(sample, data_set, shape=None):
-    """Read a sample's label as class indices, resized (if shape is given) to nearest neighbours.
+    """Read a sample's label, resized by nearest neighbour if shape is given.
 
     Returns uint8 [H, W] of class indices and VOID. Raises UserError that names the file.
     """
@@ -117,15 +117,15 @@ def resize(array, shape, resampling=Image.Resampling.BILINEAR):
 def resample(array, shape):
     """Resize [H, W, C] of any dtype bilinearly to shape, (height, width), without rounding.
 
-    Shrinking takes the mean of all that falls together. Returns float32. An exported network does
-    the same to what goes in and comes out: see `export.Resample`.
+    Shrinking averages over area. Returns float32. An exported network computes the same: see
+    `exporting.Resample`.
     """
     planes = np.moveaxis(np.asarray(array, np.float32), -1, 0)
     return np.stack([resize(np.ascontiguousarray(plane), shape) for plane in planes], axis=-1)
 
 
 def map_ahead(function, items, ahead=2 * WORKERS):
-    """Yield function(item) for each item in order, computed by threads up to `ahead` items early.
+    """Yield function(item) in order; threads compute up to `ahead` items in advance.
 
     Memory stays bounded; the threads end with the generator.
     """
@@ -144,10 +144,10 @@ def map_ahead(function, items, ahead=2 * WORKERS):
 
 
 def decode_label(values, table, path):
-    """Turn a label picture into class indices.
+    """Convert a label picture to class indices.
 
     values: uint8 [H, W, 3] colours or uint8 [H, W] numbers; table: {(red, green, blue) or number:
-    class index or VOID}; path: for the error. Returns uint8 [H, W]. Raises UserError that names
+    class index or VOID}; path: for the message. Returns uint8 [H, W]. Raises UserError that names
     the file and a value not in the table.
     """
     channels = np.atleast_3d(values).astype(np.uint32)
@@ -169,8 +169,8 @@ def decode_label(values, table, path):
 
 
 def free_memory_bytes():
-    """Return how much memory is free, as far as the system tells."""
+    """Return the free memory; 2 GiB if the system does not say."""
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # not told on every system
+    except (ValueError, OSError, AttributeError):  # not on every system
         return 2 << 30

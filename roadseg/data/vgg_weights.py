@@ -1,4 +1,4 @@
-"""VGG16's weights, out of every kind of file that holds them."""
+"""Read VGG16's weights from NPZ and Keras files."""
 
 import collections
 import math
@@ -23,12 +23,11 @@ HEAD_NAMES = ("fc1", "fc2", "fc6", "fc7")  # dense in Keras' file, convolutions 
 def read(vgg, data_dir):
     """Read the weights of VGG16.
 
-    vgg: "conv", the 13 ImageNet convolutions that come with this repository; "full", fc6 and fc7
-    too, from Keras' file; "none", no weights; or the path of a Keras VGG16 file or of the
-    best.weights.h5 of an earlier run, whose fc6 and fc7 come along.
-    Returns {layer name: (kernel, bias)}, float32, kernels [height, width, in, out], with the fully
-    connected fc1 and fc2 as the convolutions fc6 and fc7 where the file has them; empty for "none".
-    Raises UserError for a file that is no VGG16 file.
+    vgg: "conv", the 13 ImageNet convolutions in this repository; "full", fc6 and fc7 too, from
+    Keras' file; "none", no weights; or the path of a Keras VGG16 file or a run's best.weights.h5,
+    with fc6 and fc7. Returns {layer name: (kernel, bias)}, float32, kernels [height, width, in,
+    out]; the fully connected fc1 and fc2 become the convolutions fc6 and fc7; empty for "none".
+    Raises UserError if the file is not a VGG16 file.
     """
     if vgg == "none":
         return {}
@@ -51,14 +50,14 @@ def read(vgg, data_dir):
 
 
 def download_full(data_dir):
-    """Return the path of Keras' full VGG16 file (553 MB), downloaded and checked if need be."""
+    """Return the path of Keras' full VGG16 file; download (553 MB) and verify it if missing."""
     path = data_dir / "vgg16_weights_tf_dim_ordering_tf_kernels.h5"
     download.download(download.VGG16_FULL, path)
     return path
 
 
 def _head(weights):
-    """Return fc6 and fc7 as convolutions; fc1 sees the last block's places row by row."""
+    """Return fc6 and fc7 as convolutions; fc1's inputs are in the order row, column, channel."""
     if "fc1" not in weights or "fc2" not in weights:
         return {name: weights[name] for name in ("fc6", "fc7") if name in weights}
     (first, first_bias), (second, second_bias) = weights["fc1"], weights["fc2"]
@@ -76,7 +75,7 @@ def _read_npz(path):
 
 
 def _read_h5(path):
-    """Read {(layer, …, variable): array}; Keras' own .weights.h5 tells layers by an attribute."""
+    """Read {(layer, …, variable): array}; a .weights.h5 names layers in an attribute."""
     arrays = {}
 
     def keep(name, item):
@@ -90,7 +89,7 @@ def _read_h5(path):
 
 
 def _pair_kernels_with_biases(arrays):
-    """Group arrays by the first part of their path, the layer; a kernel has more axes than one."""
+    """Group arrays by layer, the first part of their path; a bias has one axis."""
     weights = collections.defaultdict(dict)
     for (layer, *_), array in arrays.items():
         if layer in (*CONVOLUTION_NAMES, *HEAD_NAMES):

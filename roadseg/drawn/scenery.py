@@ -1,6 +1,6 @@
-"""Draws what stands on and beside a drawn road: houses, walls, hedges, trees, vehicles.
+"""Draw objects on and beside a road: houses, walls, hedges, trees, vehicles.
 
-Road frame and pixel coordinates are those of scenes.py.
+Road frame and pixel coordinates: see scenes.py.
 """
 
 from collections import namedtuple
@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from PIL import Image, ImageDraw
 
-CAMERA = np.array((0, -1.65, 0))  # where faces are seen from; light need not be exact
+CAMERA = np.array((0, -1.65, 0))  # viewpoint for lighting; approximate
 NEAR_METRES = 0.5
 FOCAL_PIXELS = 721.5377
 OVERSAMPLING = 3
@@ -59,9 +59,9 @@ VEHICLE_DETAILS = (  # end (0 rear, 1 front), RGB, half widths to the left and t
 
 # Shares of sunlight and of skylight, colours of the sky, exposure.
 Light = namedtuple("Light", "direct ambient zenith low_sky clouds exposure")
-# Footprint: ground points [n, 2] (x, z). paint: what draws it, given a Canvas.
+# Footprint: ground points [n, 2] (x, z). paint: function (Canvas).
 Thing = namedtuple("Thing", "footprint bottom_metres top_metres paint")
-# Outline: 0 a full rectangle, else the exponent of a leafy oval (higher: squarer).
+# Outline: 0 is a rectangle, else the exponent of a leafy oval (higher: squarer).
 Look = namedtuple("Look", "material colour outline window_metres", defaults=(0, 0))
 
 
@@ -77,7 +77,7 @@ class Canvas:
     sun: np.ndarray
 
     def project(self, points):
-        """u, v, depth [3, n] of points [n, 3], and slices of the picture around them."""
+        """Return u, v, depth [3, n] of points [n, 3], and slices of the picture around them."""
         u, v, depth = self.projection @ np.column_stack((points, np.ones(len(points)))).T
         flat = np.stack((u, v)) / np.maximum(depth, 1e-3)
         low = np.maximum(np.floor(flat.min(axis=1)).astype(int) - 2, 0)
@@ -86,24 +86,24 @@ class Canvas:
         return np.stack((*flat, depth)), np.s_[low[1] : high[1], low[0] : high[0]]
 
     def blend(self, window, colour, opaque, depth_metres):
-        """Lays colour [..., 3] over a window, opaque (0..1), behind whatever is nearer."""
+        """Blend colour [..., 3] into a window, opacity 0..1, behind nearer objects."""
         opaque = opaque * (depth_metres < self.depth[window])
         colour = self.haze(colour, depth_metres)
         self.picture[window] += opaque[..., None] * (colour - self.picture[window])
         self.depth[window] = np.where(opaque > 0.5, depth_metres, self.depth[window])
 
     def haze(self, colour, depth_metres):
-        """Colour [..., 3] as it looks through the air from some metres away."""
+        """Return colour [..., 3] with the haze of a distance in metres."""
         clear = np.exp(np.asarray(depth_metres) / -350.0)[..., None]
         return 0.8 * np.array(self.light.low_sky, np.float32) * (1 - clear) + clear * colour
 
     def brightness(self, normal):
-        """Light [3] on a face with this normal [3] of any length."""
+        """Return the light [3] on a face; normal [3]: of any length."""
         facing = normal @ self.sun / np.linalg.norm(normal)
         return np.array(self.light.ambient) + self.light.direct * max(0.15, facing)
 
     def grain(self, first, second):
-        """Noise (mean 0, deviation 1) at places given in cells, arrays of one shape."""
+        """Return noise (mean 0, deviation 1) at places in cells, arrays of one shape."""
         rows, columns = (
             np.floor(2 * place).astype(int) & (len(self.noise) - 1) for place in (first, second)
         )
@@ -111,31 +111,31 @@ class Canvas:
 
 
 def make_noise(generator):
-    """Noise of several octaves that repeats, float32 [512, 512], mean 0, deviation 1."""
+    """Make periodic noise of several octaves: float32 [512, 512], mean 0, deviation 1."""
     white = generator.standard_normal((512, 512), dtype=np.float32)
     cycles = np.hypot(np.fft.fftfreq(512)[:, None], np.fft.rfftfreq(512))
-    octaves = np.maximum(cycles, 1 / 128)  # of equal strength
+    octaves = np.maximum(cycles, 1 / 128)  # of equal amplitude
     weights = np.exp(-((4 * cycles) ** 2)) / octaves
     noise = np.fft.irfft2(np.fft.rfft2(white) * weights)
     return ((noise - noise.mean()) / noise.std()).astype(np.float32)
 
 
 def pick(generator, table):
-    """A random row of a table."""
+    """Draw a random row of a table."""
     return table[generator.integers(len(table))]
 
 
 def pick_colour(generator, material):
-    """A random RGB colour [3] out of a material's range."""
+    """Draw a random RGB colour [3] of a material."""
     low, high = np.array(MATERIALS[material][:2], dtype=float)
     return (low + generator.random() * (high - low)) * generator.uniform(0.96, 1.04, 3)
 
 
 def on_plane(matrix, window):
-    """Plane coordinates and inverse depth, float64 [3, h, w], of the pixels in two slices.
+    """Return plane coordinates and inverse depth, float64 [3, h, w], of a window of pixels.
 
-    `matrix` [3, 3] takes (first, second, 1) to u, v times depth. Where the inverse depth is not
-    positive the pixel does not show the plane and the coordinates mean nothing.
+    matrix [3, 3] maps (first, second, 1) to (u, v, 1) * depth. Where the inverse depth is <= 0 the
+    pixel does not show the plane.
     """
     v, u = np.ogrid[window]
     first, second, inverse = (
@@ -147,7 +147,7 @@ def on_plane(matrix, window):
 
 
 def make_block(generator, near, far, side, material, heights, depth, window_metres, outline):
-    """A block whose front goes from one ground point [3] to another, and a house's roof."""
+    """Make a block with its front between two ground points [3]; a house has a roof."""
     height, back = generator.uniform(*heights), np.array((side * depth, 0, 0))
     up, rise = np.array((0, -height, 0)), back / 2 - (0, 0.3 * depth, 0)
     look = Look(material, pick_colour(generator, material), outline, window_metres)
@@ -167,7 +167,7 @@ def make_block(generator, near, far, side, material, heights, depth, window_metr
 
 
 def make_tree(generator, x, z):
-    """A tree or a post at a ground point (metres); a crown's shadow is as ragged as the crown."""
+    """Make a tree or a post at a ground point (metres)."""
     (height, radius), foot = generator.uniform((5, 1.4), (12, 3.5)), np.array((x, 0, z))
     trunk = Look("wood", pick_colour(generator, "wood"))
     crown = Look("leaves", pick_colour(generator, "leaves"), 2)
@@ -187,7 +187,7 @@ def make_tree(generator, x, z):
 
 
 def make_vehicle(generator, street, x, z, turn=0.0):
-    """A car or van around a ground point (metres), along the road or turned by some radians."""
+    """Make a car or van at a ground point (metres); turn: radians from the road's direction."""
     length, outline = pick(generator, VEHICLES)
     heading = np.arctan(np.polyval(np.polyder(street.centre), z)) + turn
     half_width, sine, cosine = generator.uniform(0.82, 0.93), np.sin(heading), np.cos(heading)
@@ -201,7 +201,7 @@ def make_vehicle(generator, street, x, z, turn=0.0):
 
 
 def vehicle_faces(outline, body):
-    """Faces (points in lengths, half widths and metres; RGB) of a vehicle, in painting order."""
+    """Return a vehicle's faces (points in lengths, half widths, metres; RGB) in painting order."""
     left, right = outline * (1, -1, 1), outline
     faces = []
     for i in range(len(outline) - 1):
@@ -224,24 +224,24 @@ def vehicle_faces(outline, body):
 
 
 def oval(middle, first, second, corners=16):
-    """Points [corners, n] of an oval around a middle [n] with two half axes [n]."""
+    """Return points [corners, n] of an oval; middle and two half axes: [n]."""
     turns = np.linspace(0, 2 * np.pi, corners, endpoint=False)[:, None]
     return middle + np.cos(turns) * np.array(first) + np.sin(turns) * np.array(second)
 
 
 def shrink(points, share):
-    """Points [n, 3] drawn together about their mean."""
+    """Scale points [n, 3] about their mean."""
     return points.mean(axis=0) + share * (points - points.mean(axis=0))
 
 
 def paint_all(canvas, parts):
-    """Paints the parts of a thing in order."""
+    """Paint the parts of a thing in order."""
     for part in parts:
         part(canvas)
 
 
 def paint_panel(canvas, corner, along, up, look):
-    """Paints the rectangle that spans `along` and `up` [3] from a corner [3], in metres."""
+    """Paint the rectangle spanned by `along` and `up` [3] at a corner [3], in metres."""
     _, window = canvas.project(corner + np.array((0 * up, along, along + up, up)))
     length, height = np.linalg.norm(along), np.linalg.norm(up)
     matrix = canvas.projection @ np.array(((*along, 0), (*up, 0), (*corner, 1))).T
@@ -268,7 +268,7 @@ def paint_panel(canvas, corner, along, up, look):
 
 
 def joints(metres, spacing_metres, inverse_depth):
-    """Brightness (0..1) of joints at a spacing (0: none); they fade where they get too fine."""
+    """Return the brightness (0..1) of joints (spacing 0: none); fine ones fade out."""
     if spacing_metres == 0:
         return 1.0
     fade = np.clip(spacing_metres * FOCAL_PIXELS * inverse_depth / 12, 0, 1)
@@ -276,12 +276,12 @@ def joints(metres, spacing_metres, inverse_depth):
 
 
 def is_pane(along, up, spacing_metres):
-    """Boolean: where a facade (metres along and up) has window panes."""
+    """Return where a facade (metres along and up) has window panes: bool."""
     return (np.abs(along / spacing_metres % 1 - 0.5) < 0.2) & (np.abs(up / 2.9 % 1 - 0.58) < 0.24)
 
 
 def paint_faces(canvas, faces):
-    """Paints the polygons (road-frame points [n, 3], RGB) that turn to the camera, in order."""
+    """Paint the polygons (road-frame points [n, 3], RGB) that face the camera, in order."""
     every, window = canvas.project(np.concatenate([points for points, _ in faces]))
     height, width = canvas.depth[window].shape
     if height * width == 0:

@@ -1,6 +1,6 @@
-"""Draws road scenes in KITTI's layout, with exact labels and calibration that fits.
+"""Draw road scenes in KITTI's layout, with exact labels and matching calibration.
 
-Road frame: x to the right, y down, z ahead, in metres, the ground is y = 0. Pixel coordinates
+Road frame: x to the right, y down, z ahead, in metres; the ground is y = 0. Pixel coordinates
 u, v count from 1, as in KITTI: the pixel in column c and row r has its centre at c + 1.5, r + 1.5.
 """
 
@@ -52,7 +52,7 @@ SHADOW_CELL_METRES, SHADOW_CELLS, SHADOW_CORNER_METRES = 0.15, (600, 900), (-45.
 LOOKALIKES = ("asphalt", "slabs", "gravel")
 PAINT = (226, 227, 220)
 
-# Ranges are (low, high); parked_outside is how far from the road's edge vehicles stand.
+# Ranges are (low, high); parked_outside: distance of vehicles from the road's edge.
 Category = namedtuple("Category", "lanes lane_metres marked surfaces frontages parked_share "
                                   "parked_outside_metres moving_vehicles")
 ROADS = {
@@ -64,7 +64,7 @@ ROADS = {
                    ("asphalt", "asphalt", "concrete", "brown", "cobbles"),
                    ("hedge", "wall", "fence", "house", "house", "open"), 0.4, (-1, 1.3), 1),
 }
-ROADSIDES = (  # material and mean width in metres, from the road outwards; the last one goes on
+ROADSIDES = (  # material, mean width in metres, from the road outwards; the last has no end
     (("kerb", 0.2), ("slabs", 2.2), ("grass", 3)),
     (("kerb", 0.2), ("asphalt", 2), ("dirt", 1)),
     (("gravel", 0.8), ("grass", 6)),
@@ -75,7 +75,7 @@ ROADSIDES = (  # material and mean width in metres, from the road outwards; the 
     (("cobbles", 0.3), ("gravel", 3), ("grass", 5)),
 )
 
-LIGHTS = (  # sky colours over 255 are too bright for the camera
+LIGHTS = (  # sky colours over 255 are overexposed
     Light(0.85, (0.27, 0.3, 0.35), (84, 140, 225), (205, 228, 250), 0.3, (0.9, 1.25)),
     Light(0.95, (0.22, 0.24, 0.27), (205, 225, 250), (275, 275, 270), 0.4, (0.9, 1.35)),
     Light(0.7, (0.36, 0.38, 0.4), (140, 175, 225), (235, 238, 240), 0.9, (0.9, 1.2)),
@@ -87,20 +87,20 @@ LIGHTS = (  # sky colours over 255 are too bright for the camera
 
 @dataclass(frozen=True)
 class Scene:
-    """One scene: picture and label uint8 [H, W, 3], calibration {KITTI's key: float64 matrix}."""
+    """Picture and label uint8 [H, W, 3], calibration {KITTI's key: float64 matrix}."""
 
     picture: np.ndarray
     label: np.ndarray
     calibration: dict
 
 
-# Which side it leaves on (-1 left, 1 right), at which range, and how wide it is.
+# side: -1 left, 1 right.
 SideRoad = namedtuple("SideRoad", "side range_metres half_width_metres")
 
 
 @dataclass(frozen=True)
 class Street:
-    """A road: cubic centre line, strips from left to right, painted lines, perhaps a side road."""
+    """A road: cubic centre line, strips from left to right, painted lines."""
 
     centre: np.ndarray
     half_width_metres: float
@@ -116,11 +116,11 @@ class Street:
     label_range_metres: float
 
     def centre_metres(self, z):
-        """x of the centre line at range z (metres, any shape); straight where nobody sees it."""
+        """Return x of the centre line at range z (metres, any shape); constant beyond 120 m."""
         return np.polyval(self.centre, np.minimum(z, 120.0))
 
     def in_side_road(self, lateral, z):
-        """Boolean: which places (metres right of the centre line, and range) are side road."""
+        """Return which places (metres right of the centre line, range) are side road: bool."""
         if self.side_road is None:
             return np.zeros(np.broadcast(lateral, z).shape, bool)
         side, range_metres, half_width_metres = self.side_road
@@ -130,7 +130,7 @@ class Street:
 
 
 def make_calibration(generator, shape):
-    """KITTI's matrices (float64) for a camera over the road, and the picture's height and width."""
+    """Draw KITTI's matrices (float64). Returns them and the picture's (height, width)."""
     full = pick(generator, KITTI_SIZES)
     height, width = shape or full
     scale = np.diag((width / full[1], height / full[0], 1.0))
@@ -152,7 +152,7 @@ def make_calibration(generator, shape):
 
 
 def calibration_text(calibration):
-    """KITTI's calibration file (a line per matrix, row major) for a dict with KITTI's keys."""
+    """Return the text of KITTI's calibration file: one matrix a line, row-major."""
     return "".join(
         f"{key}: {' '.join(f'{number:.12e}' for number in matrix.ravel())}\n"
         for key, matrix in calibration.items()
@@ -160,13 +160,13 @@ def calibration_text(calibration):
 
 
 def horizon_row(calibration):
-    """Row (float, 0 at the picture's upper edge) where level ground straight ahead ends."""
+    """Return the row (float, 0 is the upper edge) of the horizon straight ahead."""
     ahead = project_road(calibration)[:, 2]
     return ahead[1] / ahead[2] - 1
 
 
 def make_side(generator, road_colour):
-    """Materials, outer edges (metres from the road) and colours of the strips on one side."""
+    """Draw one side's strips: materials, outer edges (metres from the road), colours."""
     names, widths = zip(*pick(generator, ROADSIDES), strict=True)
     colours = [pick_colour(generator, name) for name in names]
     for i, name in enumerate(names):
@@ -177,7 +177,7 @@ def make_side(generator, road_colour):
 
 
 def make_lines(generator, lanes, lane_metres):
-    """Painted lines along the road: (lateral, half width, dash, period), all in metres."""
+    """Draw painted lines along the road: (lateral, half width, dash, period), in metres."""
     period, half_width = generator.uniform(6, 14), generator.uniform(0.05, 0.09)
     places = (np.arange(lanes + 1) - lanes / 2) * lane_metres
     places[[0, -1]] += np.array((1, -1)) * generator.uniform(0.15, 0.4)
@@ -190,7 +190,7 @@ def make_lines(generator, lanes, lane_metres):
 
 
 def make_street(generator, category):
-    """A random street of a category; the camera (x = 0, z = 0) drives on its right half."""
+    """Draw a random Street; the camera (x = 0, z = 0) is on its right half."""
     lanes = int(generator.integers(category.lanes[0], category.lanes[1] + 1))
     lane_metres = generator.uniform(*category.lane_metres)
     half_width = lanes * lane_metres / 2
@@ -220,13 +220,13 @@ def make_street(generator, category):
 
 
 def make_sun(generator):
-    """Unit vector [3] towards the sun, in the road frame."""
+    """Draw a unit vector [3] towards the sun, road frame."""
     turn, rise = generator.uniform((0, 0.5), (2 * np.pi, 1.1))
     return np.array((np.cos(rise) * np.sin(turn), -np.sin(rise), np.cos(rise) * np.cos(turn)))
 
 
 def make_frontage(generator, street, category, side):
-    """Houses, walls, hedges and fences on one side (-1 left, 1 right) of a street."""
+    """Draw houses, walls, hedges and fences; side: -1 left, 1 right."""
     reach = side * np.abs(street.edges_metres[(side - 1) // 2]) + side * generator.uniform(1, 4)
     kinds = generator.choice(category.frontages, 2)
     start, things = generator.uniform(3, 6), []
@@ -242,7 +242,7 @@ def make_frontage(generator, street, category, side):
 
 
 def make_roadside(generator, street, category, side):
-    """Parked vehicles, trees and posts on one side (-1 left, 1 right) of a street."""
+    """Draw parked vehicles, trees and posts; side: -1 left, 1 right."""
     tree_share, things = generator.choice((0.1, 0.25, 0.5, 0.9)), []
     for z in np.arange(generator.uniform(6, 14), 110, 6.3):
         edge = street.centre_metres(z) + side * street.half_width_metres
@@ -258,7 +258,7 @@ def make_roadside(generator, street, category, side):
 
 
 def make_traffic(generator, street, category):
-    """Vehicles on the road: ahead on its right half, oncoming on its left half."""
+    """Draw vehicles on the road, oncoming ones on its left half."""
     count, things = generator.integers(category.moving_vehicles + 1), []
     for z in generator.choice(np.arange(13, 90, 11.0), count, replace=False):
         side = generator.choice((-1, 1))
@@ -268,7 +268,7 @@ def make_traffic(generator, street, category):
 
 
 def shadow_maps(things, sun):
-    """Shadow of the sun and under things (0..1), two float32 maps of the ground [z, x]."""
+    """Return cast and contact shadows (0..1), two float32 maps of the ground [z, x]."""
     images = [Image.new("L", SHADOW_CELLS) for _ in range(2)]
     direct, contact = (ImageDraw.Draw(image) for image in images)
     for thing in things:
@@ -289,7 +289,7 @@ def shadow_maps(things, sun):
 
 
 def ground_light(canvas, x, z, maps, rough):
-    """Light [n, 3] on ground points (metres) with shadow edges shifted by `rough` cells."""
+    """Return the light [n, 3] on ground points (metres); rough shifts shadows, in cells."""
     places = [
         (metres - corner) / SHADOW_CELL_METRES + rough
         for metres, corner in zip((z, x), SHADOW_CORNER_METRES[::-1], strict=True)
@@ -301,7 +301,7 @@ def ground_light(canvas, x, z, maps, rough):
 
 
 def paint_ground(generator, canvas, street, ground, lateral, maps):
-    """Paints each pixel that shows near ground (ground [3, H, W], lateral [H, W], in metres)."""
+    """Paint the pixels of the ground (ground [3, H, W], lateral [H, W], in metres)."""
     shown = ground[2] > 1 / GROUND_END_METRES
     strip = np.searchsorted(street.edges_metres, lateral[shown])
     strip[street.in_side_road(lateral[shown], ground[1][shown])] = street.road_strip
@@ -325,7 +325,7 @@ def paint_ground(generator, canvas, street, ground, lateral, maps):
 
 
 def is_painted(street, lateral, z):
-    """Boolean: which places (metres) have a painted line or a stripe of a crossing."""
+    """Return which places (metres) are a painted line or a crossing's stripe: bool."""
     painted = np.zeros(lateral.shape, bool)
     if street.crossing_metres is not None:
         painted |= (np.abs(z - street.crossing_metres) < 1.6) & (lateral % 1.0 < 0.5)
@@ -336,7 +336,7 @@ def is_painted(street, lateral, z):
 
 
 def wear(generator, canvas, street, lateral, z, coarse):
-    """Brightness [n] of a used road: wheel tracks, streaks, cracks, patches and covers."""
+    """Draw the wear of a road, brightness [n]: tracks, streaks, cracks, patches, covers."""
     tracks, cracks = generator.random(2) * (0.1, 0.4)
     streak = canvas.grain(lateral / 0.25, z / 6)
     value = 1 - tracks * np.cos(lateral * (4 * np.pi / street.lane_metres)) + 0.04 * streak
@@ -351,7 +351,7 @@ def wear(generator, canvas, street, lateral, z, coarse):
 
 
 def paint_sky(generator, canvas, inverse_depth):
-    """Paints sky, clouds and distant hills wherever the ground (inverse depth [H, W]) ends."""
+    """Paint sky, clouds and hills beyond the ground; inverse_depth: [H, W]."""
     shown = inverse_depth <= 1 / GROUND_END_METRES
     across = np.linspace(0, 1, shown.shape[1], dtype=np.float32)
     hills = generator.uniform(0.005, 0.05) + 0.008 * canvas.grain(120 * across, 0 * across)
@@ -367,7 +367,7 @@ def paint_sky(generator, canvas, inverse_depth):
 
 
 def make_label(canvas, street, ground, lateral):
-    """KITTI's label uint8 [H, W, 3]; side roads and the far end of the road are not valid."""
+    """Return KITTI's label uint8 [H, W, 3]; side roads and far road are not valid."""
     road = np.abs(lateral) < street.half_width_metres
     far = road & (ground[1] > street.label_range_metres)
     free = (ground[2] > 0) & np.isinf(canvas.depth)
@@ -378,7 +378,7 @@ def make_label(canvas, street, ground, lateral):
 
 
 def expose(generator, canvas):
-    """The camera's picture, uint8: exposure, colour cast, blur, contrast and noise."""
+    """Apply exposure, colour cast, blur, contrast and noise. Returns uint8 [H, W, 3]."""
     gain = generator.uniform(*canvas.light.exposure) * generator.uniform(0.97, 1.03, 3)
     sigma = generator.uniform(0.4, 0.8) * canvas.depth.shape[0] / KITTI_SIZES[0][0]
     picture = canvas.picture * gain.astype(np.float32)
@@ -389,10 +389,10 @@ def expose(generator, canvas):
 
 
 def draw_scene(category, index, seed=0, shape=None):
-    """Draws the Scene that a category (one of CATEGORIES), an index and a seed (ints) name.
+    """Draw a Scene, the same for the same arguments.
 
-    `shape` (height, width) asks for another size with the same field of view. Raises ValueError
-    for an unknown category.
+    category: of CATEGORIES; index, seed: int; shape: (height, width) with the same field of view,
+    None: one of KITTI's. Raises ValueError for an unknown category.
     """
     generator = np.random.default_rng([seed, CATEGORIES.index(category), index])
     calibration, size = make_calibration(generator, shape)
@@ -416,7 +416,7 @@ def draw_scene(category, index, seed=0, shape=None):
 
 
 def save_scene(folder, category, index, seed, shape):
-    """Writes one scene's files into a folder that has image_2, calib and perhaps gt_image_2."""
+    """Write a scene into a folder that has image_2, calib and optionally gt_image_2."""
     scene, name = draw_scene(category, index, seed, shape), f"{category}_{index:06d}"
     text = calibration_text(scene.calibration)
     (folder / "calib" / f"{name}.txt").write_text(text, encoding="ascii", newline="\n")
@@ -427,21 +427,21 @@ def save_scene(folder, category, index, seed, shape):
 
 
 def is_drawn(folder, recipe):
-    """Whether a folder holds what a recipe (dict) says. Raises UserError if it isn't ours."""
+    """Return whether a folder was drawn by a recipe (dict). Raises UserError if not drawn."""
     record = folder / "drawn.json"
     if not record.is_file() and folder.exists() and any(folder.iterdir()):
         raise UserError(
-            f"{folder}: holds something that was not drawn here (it has no drawn.json); move it "
-            "away, or give another --data-dir"
+            f"{folder}: holds files that were not drawn (no drawn.json); move them away, or "
+            "give another --data-dir"
         )
     return record.is_file() and json.loads(record.read_text()) == recipe
 
 
 def draw_data_set(folder, training=(95, 96, 98), testing=(16, 16, 16), seed=0, shape=None):
-    """Writes a data set in KITTI's layout, unless the folder holds just that one already.
+    """Write a data set in KITTI's layout, unless the folder holds it already.
 
-    `training` and `testing` count the scenes of um, umm and uu; testing goes on where the indices
-    of training end. Raises UserError if the folder holds something that was not drawn here.
+    training, testing: number of scenes of um, umm and uu; indices of testing follow training's.
+    shape: see `draw_scene`. Raises UserError if the folder holds files that were not drawn.
     """
     counts = {"training": list(training), "testing": list(testing)}
     recipe = {"version": DRAWING_VERSION, "seed": seed, **counts, "shape": shape and list(shape)}

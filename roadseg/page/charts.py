@@ -1,15 +1,14 @@
-"""The report's charts, drawn as SVG."""
+"""The report's charts as SVG."""
 
 import html
 
 VIEWS = {"perspective": "In the picture", "birds_eye": "Seen from above, as KITTI ranks"}
 WIDTH, HEIGHT = 360, 230  # of a chart, SVG units
-
-LEFT, RIGHT, TOP, BOTTOM = 54, 12, 18, 34  # of its margins
+LEFT, RIGHT, TOP, BOTTOM = 54, 12, 18, 34  # margins, SVG units
 
 
 def draw_charts(metrics, shown, rows):
-    """All charts for which there is something to show."""
+    """Draw all charts for which there are data."""
     charts = []
     if rows:
         epochs = [int(row["epoch"]) for row in rows]
@@ -63,7 +62,7 @@ def _scale(limits, start, end):
 
 
 def _frame(title, x_limits, y_limits, body):
-    """Put axes with their ends' values around a chart."""
+    """Draw axes, labelled at their ends, around a chart."""
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
     (low, high), middle = y_limits, (TOP + bottom) / 2
     places = [(LEFT - 6, place + 4, "end") for place in (bottom, middle, TOP)]
@@ -82,7 +81,7 @@ def _frame(title, x_limits, y_limits, body):
 
 
 def _lines(title, xs, series, dot=None, limits=None, even=False):
-    """A chart of lines over one axis. dot: a point to mark; even: with the diagonal."""
+    """Draw a line chart; dot: a point to mark; even: draw the diagonal."""
     everything = [value for values in series for value in values]
     x_limits, y_limits = limits or ((min(xs), max(xs)), (min(everything), max(everything)))
     x = _scale(x_limits, LEFT, WIDTH - RIGHT)
@@ -99,7 +98,7 @@ def _lines(title, xs, series, dot=None, limits=None, even=False):
 
 
 def _bars(title, groups):
-    """A chart of bars. groups: [(name, [one or two percentages])]."""
+    """Draw a bar chart; groups: [(name, [one or two percentages])]."""
     low = max(0, min(value for _, values in groups for value in values) // 10 * 10 - 10)
     y = _scale((low, 100), HEIGHT - BOTTOM, TOP)
     step = (WIDTH - LEFT - RIGHT) / len(groups)

@@ -1,4 +1,4 @@
-"""Keeps what a report shows of a run and its scores do not hold: small pictures, curves.
+"""Save the small pictures and curves of a report.
 
 RUN/report/report.json, RUN/report/testing/*.jpg and RUN/report/validation/*.jpg.
 """
@@ -24,10 +24,10 @@ MISSED, INVENTED = (230, 30, 30), (40, 90, 255)  # red, blue
 
 
 def begin(folder, part):
-    """Begin a part of a run's gallery, anew if need be. Returns its folder."""
+    """Make the folder of a part of a run's gallery, without old JPEGs. Returns it."""
     gallery = folder / "report" / part
     gallery.mkdir(parents=True, exist_ok=True)
-    for path in gallery.glob("*.jpg"):
+    for path in gallery.rglob("*.jpg"):
         path.unlink()
     return gallery
 
@@ -37,11 +37,12 @@ def save_small(path, picture, size=None):
     height, width = picture.shape[:2]
     size = size or (max(1, round(WIDTH * height / width)), WIDTH)
     small = resize(np.ascontiguousarray(picture), size)
+    path.parent.mkdir(parents=True, exist_ok=True)
     imageio.imwrite(path, small, plugin="pillow", quality=JPEG_QUALITY)
 
 
 class TestingGallery:
-    """Keeps some of the testing pictures, evenly chosen, each with its probability and mask."""
+    """Save evenly spaced testing pictures, each with its probability and mask."""
 
     def __init__(self, folder, samples):
         self.folder = begin(folder, "testing")
@@ -49,7 +50,7 @@ class TestingGallery:
         self.names = [sample.name for sample in samples[::step]]
 
     def add(self, sample, picture, probabilities, painted):
-        """Keep a picture, if it is one of those to keep.
+        """Save a picture if it is one of the chosen.
 
         picture, painted: uint8 [H, W, 3]; probabilities: float32 [H, W, C].
         """
@@ -63,13 +64,13 @@ class TestingGallery:
 
 
 class WorstPictures:
-    """Keeps the pictures that a network does worst on; memory holds no more than these."""
+    """Keep the pictures with the lowest scores, and no others in memory."""
 
     def __init__(self):
         self.rows = []  # {"name", "score", "views": {name: picture}}, the worst first
 
     def add(self, sample, picture, label, probabilities, calibration):
-        """Look at a picture: uint8 [H, W, 3], uint8 [H, W], float32 [H, W, C], matrices or None."""
+        """Add a picture: uint8 [H, W, 3], uint8 [H, W], float32 [H, W, C], matrices or None."""
         answer = probabilities.argmax(axis=-1)
         painted = paint_errors(picture, label, answer)
         views = {"errors": painted}
@@ -91,7 +92,7 @@ class WorstPictures:
 
 
 def score_picture(label, answer, classes):
-    """Return F1 of road where there are two classes, else accuracy, in percent, of one picture."""
+    """Return one picture's F1 of road for two classes, else its accuracy, in percent."""
     valid = label != VOID
     if classes > 2:
         return 100.0 * float(np.mean((answer == label)[valid])) if valid.any() else 100.0
@@ -101,10 +102,10 @@ def score_picture(label, answer, classes):
 
 
 def paint_errors(picture, label, answer):
-    """Paint road that is missed red and road that is invented blue, or all that is wrong red.
+    """Paint missed road red and invented road blue; for more classes, all errors red.
 
     picture: uint8 [H, W, 3]; label, answer: integers [H, W], class indices; VOID in label is never
-    wrong. Returns uint8 [H, W, 3], the picture paled where it is right.
+    wrong. Returns uint8 [H, W, 3], pale where the answer is right.
     """
     painted = picture // 2 + 64
     wrong = (label != VOID) & (answer != label)
@@ -115,7 +116,7 @@ def paint_errors(picture, label, answer):
 
 
 def save(folder, tally, testing, worst):
-    """Write report.json: curves of a Tally, names of the pictures kept."""
+    """Write report.json: curves of a Tally and names of the saved pictures."""
     content = {"testing": testing.names, "worst": worst.save(folder)}
     if tally.views["perspective"]:
         total = sum(counts for counts, _ in tally.views["perspective"].values())

@@ -1,32 +1,28 @@
-"""One self-contained HTML page from one run folder, also of a run that is not finished."""
+"""Write one self-contained HTML page of a run, finished or not."""
 
 import base64
 import json
 from pathlib import Path
 
-import jinja2
-
 from roadseg.data.datasets import DATASETS, row_of
-from roadseg.files import read_json, write_atomically
+from roadseg.errors import UserError
+from roadseg.files import read_json, write_text
 from roadseg.page.charts import VIEWS, draw_charts
 from roadseg.training import run_folder
 
-TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
-)
 COLUMNS = ("MaxF", "AP", "PRE", "REC", "FPR", "FNR", "IoU")
 LAYERS = ("picture", "probability", "mask")
 WORST_TEXTS = {"errors": "road missed red, invented blue", "above": "the same from above"}
 
 
 def write(folder):
-    """Write report.html of a run from what its folder holds. Returns its path."""
+    """Write report.html from the files of a run folder. Returns its path."""
     settings, metrics = (_read(folder / f"{name}.json") for name in ("settings", "metrics"))
-    # A run that goes on for more epochs has lost its scores, and the pictures that belong to them.
+    # A run resumed for more epochs has no scores yet; the pictures are outdated.
     shown = _read(folder / "report" / "report.json") if metrics else {}
     rows = run_folder.read_log(folder)
     data_set = DATASETS.get(settings.get("dataset"))
-    page = TEMPLATES.get_template("template.html").render(
+    page = load_template().render(
         name=folder.absolute().name,
         title=data_set.title if data_set else "A run",
         settings=settings,
@@ -42,8 +38,19 @@ def write(folder):
         legend=_legend(settings) if shown else [],
     )
     path = folder / "report.html"
-    write_atomically(path, lambda part: part.write_text(page, encoding="utf-8"))
+    write_text(path, page)
     return path
+
+
+def load_template():
+    """Load template.html. Raises UserError where Jinja2 is not installed."""
+    try:
+        import jinja2
+    except ImportError:
+        raise UserError("report.html needs Jinja2, which is missing: pip install jinja2") from None
+    folder = jinja2.FileSystemLoader(Path(__file__).parent)
+    templates = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True)
+    return templates.get_template("template.html")
 
 
 def _read(path):
@@ -51,7 +58,7 @@ def _read(path):
 
 
 def _cards(metrics, rows):
-    """The few numbers that a reader looks for first: [(name, value)]."""
+    """Return the main scores: [(name, value)]."""
     views = (("perspective", "in the picture"), ("birds_eye", "from above"))
     cards = [
         (f"{name}, {title}", metrics[view]["all"][name])
@@ -64,14 +71,14 @@ def _cards(metrics, rows):
     if "calibration" in metrics:
         cards.append(("calibration error", metrics["calibration"]["expected_calibration_error"]))
     if not cards and rows:
-        cards = [("best F1 up to now", max(float(row["val_max_f"] or 0) for row in rows))]
+        cards = [("best F1 so far", max(float(row["val_max_f"] or 0) for row in rows))]
     return cards
 
 
 def _tables(metrics):
-    """A table for each view, a row for each category; or a row for each class.
+    """Return tables: [(caption, names of columns, [(name of the row, cells)])].
 
-    Returns [(caption, names of columns, [(name of the row, cells)])].
+    One a view with a row a category, else one with a row a class.
     """
     tables = []
     for view, title in VIEWS.items():
@@ -89,7 +96,7 @@ def _tables(metrics):
 
 
 def _jpegs(folder, name, texts):
-    """Read the JPEGs NAME_KEY.jpg of {key: text} that are there: [(key, text, base64)]."""
+    """Read the existing JPEGs NAME_KEY.jpg of {key: text}: [(key, text, base64)]."""
     paths = {key: folder / f"{name}_{key}.jpg" for key in texts}
     return [
         (key, f"{name}: {texts[key]}", base64.b64encode(path.read_bytes()).decode())
@@ -99,7 +106,7 @@ def _jpegs(folder, name, texts):
 
 
 def _worst(folder, shown):
-    """The worst pictures, errors coloured, from above beside it: [(name, score, jpegs)]."""
+    """Return the worst pictures with errors painted: [(name, score, jpegs)]."""
     return [
         (
             row["name"],
@@ -115,12 +122,12 @@ def _worst(folder, shown):
 
 
 def _gallery(folder, shown):
-    """Testing pictures, each as picture, probability and mask: [(name, jpegs)]."""
+    """Return testing pictures as picture, probability and mask: [(name, jpegs)]."""
     texts, testing = dict(zip(LAYERS, LAYERS, strict=True)), folder / "report" / "testing"
     return [(name, _jpegs(testing, name, texts)) for name in shown.get("testing", ())]
 
 
 def _legend(settings):
-    """The painted classes: [(name, (red, green, blue))]."""
+    """Return the painted classes: [(name, (red, green, blue))]."""
     data_set = row_of(settings)
     return [(data_set.classes[index], colour) for index, colour in data_set.paint.items()]

@@ -1,7 +1,8 @@
-"""What a finished training leaves in its run folder."""
+"""Write the results of a finished training into its run folder."""
 
 from roadseg import terminal
 from roadseg.answering.predictor import prediction_batch, predictor
+from roadseg.errors import UserError
 from roadseg.files import write_json
 from roadseg.page import gallery, report
 from roadseg.scoring.evaluation import calibrate, score_run, score_table
@@ -10,9 +11,9 @@ from roadseg.training import checkpoint
 
 
 def write_results(job, network, save_inference_samples):
-    """Bring the best weights back, calibrate, paint and score, and write it all into the folder.
+    """Load the best weights, calibrate, paint, score and write the report.
 
-    job: Job; network: that answers; save_inference_samples: of helper.py.
+    job: Job; network: for prediction; save_inference_samples: of helper.py.
     """
     folder, data_set, shape = job.folder, job.data_set, job.settings["image_shape"]
     training, validation, testing = job.split.parts
@@ -30,5 +31,8 @@ def write_results(job, network, save_inference_samples):
     if "perspective" in result:
         result["simple_rules"] = score_simple_rules(training, validation, data_set)
     write_json(folder / "metrics.json", result)
-    page = report.write(folder)
-    terminal.say(f"\n{score_table(result)}\n\neverything on one page: {page}")
+    terminal.say(f"\n{score_table(result)}\n")
+    try:
+        terminal.say(f"report: {report.write(folder)}")
+    except UserError as error:  # the run is finished all the same
+        terminal.say(error)

@@ -1,7 +1,7 @@
-"""The road as seen from above, as KITTI ranks it: what each square of road shows.
+"""Project a picture to the ground plane, the view that KITTI ranks by.
 
-The ground plane is y = 0 of the road frame: x to the right, z ahead, in metres. As the KITTI Road
-benchmark describes it, cvlibs.net/datasets/kitti/eval_road.php. NumPy only.
+The plane is y = 0 of the road frame: x to the right, z ahead, in metres
+(cvlibs.net/datasets/kitti/eval_road.php). NumPy only.
 """
 
 import numpy as np
@@ -15,10 +15,10 @@ SHAPE = (800, 400)  # cells
 
 
 def find_places(calibration, height, width):
-    """Find the pixel that each cell of the ground falls on.
+    """Find the pixel of each cell of the ground.
 
     height, width: of the picture. Returns int64 [800, 400] of indices into the flattened picture,
-    -1 for cells that it does not show. The first row is the farthest, the first column the left.
+    -1 for cells outside of it. The first row is the farthest, the first column the left.
     """
     half = CELL_METRES / 2
     x = np.arange(X_METRES[0] + half, X_METRES[1], CELL_METRES)
@@ -33,9 +33,9 @@ def find_places(calibration, height, width):
 
 
 def look_down(array, places, unseen=0):
-    """Show a picture [H, W] or [H, W, channels] from above, each cell as the pixel it falls on.
+    """Resample [H, W] or [H, W, channels] to the view from above, by nearest neighbour.
 
-    places: of `find_places`; unseen: the value of cells that the picture does not show.
+    places: of `find_places`; unseen: value of cells outside of the picture.
     """
     flat = array.reshape(-1, *array.shape[2:])
     seen = flat[np.maximum(places, 0)]

@@ -1,4 +1,4 @@
-"""Whether a probability of 0.8 is right in 80 % of the pixels, and how to make it so."""
+"""Calibration: of pixels with probability 0.8, 80 % should be road."""
 
 import numpy as np
 import scipy.optimize
@@ -7,7 +7,7 @@ import scipy.special
 from roadseg.scoring.metrics import count_from, count_pairs
 
 LARGEST_LOG_ODDS = 16.0
-LOG_ODDS_BINS = 1024  # between minus and plus that
+LOG_ODDS_BINS = 1024  # from -LARGEST_LOG_ODDS to +LARGEST_LOG_ODDS
 RELIABILITY_BINS = 15
 
 
@@ -24,15 +24,15 @@ def log_odds_counts(label, probability):
 
 
 def bin_log_odds():
-    """Return the log-odds at the middle of each bin of `log_odds_counts`: float64."""
+    """Return the log-odds at the centres of the bins of `log_odds_counts`: float64."""
     return ((np.arange(LOG_ODDS_BINS) + 0.5) / LOG_ODDS_BINS * 2 - 1) * LARGEST_LOG_ODDS
 
 
 def reliability(counts):
-    """Compare probabilities with what was there, in bins of equal width.
+    """Compare probabilities with the ground truth in bins of equal width.
 
-    counts: int64 of `log_odds_counts`, summed. Returns a dict a bin that has pixels: "probability",
-    their mean one, "road", the share of road among them, both 0..1, and "pixels".
+    counts: int64 of `log_odds_counts`, summed. Returns a dict for each bin that is not empty:
+    "probability" (mean) and "road" (share), both 0..1, and "pixels".
     """
     chance = 1 / (1 + np.exp(-bin_log_odds()))
     bins = np.minimum((chance * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
@@ -49,13 +49,12 @@ def reliability(counts):
 
 
 def calibration_scores(counts):
-    """Say how well the probabilities are calibrated.
+    """Return F1, IoU and the expected calibration error.
 
-    counts: int64 of `log_odds_counts`, summed. Returns percentages 0..100 of F1 and IoU at
-    probability 0.5 and at the best threshold, that threshold (0..1), and the expected calibration
-    error: by how much a probability differs from the share of road among the pixels that have it,
-    on average, in percent (M. P. Naeini et al.: Obtaining Well Calibrated Probabilities Using
-    Bayesian Binning, AAAI 2015; 15 bins of equal width).
+    counts: int64 of `log_odds_counts`, summed. F1 and IoU are at probability 0.5 and at the best
+    threshold, in percent; the threshold is 0..1; the error is the mean of |probability - share of
+    road| over pixels, in percent, in 15 bins of equal width (M. P. Naeini et al.: Obtaining Well
+    Calibrated Probabilities Using Bayesian Binning, AAAI 2015).
     """
     chance = 1 / (1 + np.exp(-bin_log_odds()))
     alarms, hits = count_from(counts)
@@ -78,7 +77,7 @@ def calibration_scores(counts):
 def fit_calibration(counts):
     """Fit the slope and offset that calibrate log-odds, by maximum likelihood (Platt scaling).
 
-    counts: int64 of `log_odds_counts`, summed. Returns (slope, offset), (1, 0) where a
+    counts: int64 of `log_odds_counts`, summed. Returns (slope, offset), (1, 0) if a
     class is missing. (J. Platt: Probabilistic Outputs for Support Vector Machines, 1999; C. Guo et
     al.: On Calibration of Modern Neural Networks, arXiv:1706.04599)
     """

@@ -1,4 +1,4 @@
-"""Scores a network on labelled pictures, and makes its probabilities true."""
+"""Score a network on labelled pictures and calibrate its probabilities."""
 
 from roadseg import terminal
 from roadseg.answering.predictor import PREDICTION_BATCH, predict_samples
@@ -8,7 +8,7 @@ from roadseg.files import write_json
 from roadseg.scoring.calibration import fit_calibration
 from roadseg.scoring.tally import Tally
 
-FAULTS_SHOWN = 5  # lines of one kind, of those that stop nothing
+FAULTS_SHOWN = 5  # lines of a warning
 
 
 def score_pictures(
@@ -22,7 +22,7 @@ def score_pictures(
 ):
     """Compare predictions with labels in the pictures' own size. Returns a Tally.
 
-    calibrations: {sample's name: matrices of `read_calibration`}, to score from above too;
+    calibrations: {sample's name: matrices of `read_calibration`}, for scores from above;
     after_each: function (sample, picture, label, probabilities, calibration or None).
     """
     tally, calibrations = Tally(data_set.classes), calibrations or {}
@@ -35,9 +35,9 @@ def score_pictures(
 
 
 def calibrate(predict, samples, data_set, image_shape, folder):
-    """Fit the calibration of a network's probabilities, and keep it in calibration.json.
+    """Fit the calibration of a network and write calibration.json.
 
-    Returns (slope, offset). For more classes than two nothing is changed.
+    Returns (slope, offset); (1, 0) for more than two classes.
     """
     tally = score_pictures(predict, samples, data_set, image_shape)
     slope, offset = fit_calibration(tally.log_odds)
@@ -50,13 +50,13 @@ def score_run(
 ):
     """Score a network on a part of its data, in the layout of metrics.json.
 
-    look: function as after_each of `score_pictures`. Pictures without a whole calibration file are
-    left out of the scores from above, and named. Returns (what metrics.json holds, Tally).
+    look: after_each of `score_pictures`. Pictures without a valid calibration file are left out of
+    the scores from above, with a warning. Returns (content of metrics.json, Tally).
     """
     calibrations, faults = read_calibrations(samples)
     if faults:
         terminal.say(
-            f"{len(faults)} of {len(samples)} pictures have no whole calibration file and are left "
+            f"{len(faults)} of {len(samples)} pictures have no valid calibration file and are left "
             f"out of the scores from above: {' '.join(faults)}\n"
             + "\n".join(list(faults.values())[:FAULTS_SHOWN])
         )
@@ -75,7 +75,7 @@ def score_run(
 
 
 def score_table(result):
-    """Lay out the content of metrics.json as a short table for the terminal."""
+    """Format the content of metrics.json as a table for the terminal."""
     lines = [
         f"Scores on the {result['pictures']} pictures of the {result['split']} part, in percent",
         f"({result['labels']})",

@@ -1,22 +1,21 @@
-"""Numbers from labels and probabilities: intersection over union, KITTI's MaxF and AP, calibration.
+"""Intersection over union and KITTI's scores from labels and probabilities.
 
-Everything is counted in int64 and summed over pictures first; scores are derived from the sums.
-NumPy only.
+Pixels are counted in int64 and summed over pictures; scores derive from the sums. NumPy only.
 """
 
 import numpy as np
 
 from roadseg.data.pictures import VOID
 
-ROAD = 1  # the class index of road in two-class road sets
+ROAD = 1  # class index of road where there are two classes
 CONFIDENCES = 256  # KITTI scores 8-bit confidences
 
 
 def confusion_matrix(label, prediction, classes):
-    """Count valid pixels by true and predicted class.
+    """Count valid pixels by class in the ground truth and in the prediction.
 
     label, prediction: integer arrays of one shape, class indices; VOID in label does not count.
-    Returns int64 [classes, classes], rows true, columns predicted.
+    Returns int64 [classes, classes], rows: ground truth, columns: prediction.
     """
     return count_pairs(label, prediction, (classes, classes))
 
@@ -29,12 +28,12 @@ def count_pairs(label, values, shape):
 
 
 def class_scores(confusion, names):
-    """Derive accuracy and intersection over union from a confusion matrix.
+    """Compute accuracy and intersection over union from a confusion matrix.
 
-    confusion: int64 [C, C], rows true; names: the C class names.
+    confusion: int64 [C, C], of `confusion_matrix`; names: the C class names.
     Returns {"accuracy", "mean_iou", "classes": {name: iou}}, percentages 0..100. A class that is
-    in neither label nor prediction has iou None and does not enter the mean; nor does anything
-    where there is no valid pixel.
+    in neither label nor prediction has iou None and is not in the mean. Without any valid pixel
+    accuracy and mean are 0.
     """
     hits = np.diag(confusion)
     unions = confusion.sum(axis=0) + confusion.sum(axis=1) - hits
@@ -59,7 +58,7 @@ def confidence_counts(label, confidence):
 
 
 def count_from(counts):
-    """Sum counts [2, N] by threshold: how many of each class lie in bin k or above."""
+    """Return how many pixels of each class are in bin k or above: [2, N] of [2, N]."""
     return counts[:, ::-1].cumsum(axis=1)[:, ::-1]
 
 
@@ -74,11 +73,11 @@ def precision_and_recall(counts):
 
 
 def kitti_scores(counts):
-    """Score summed confidence counts as the KITTI Road benchmark does.
+    """Compute the scores of the KITTI Road benchmark.
 
-    A pixel is called road at threshold k where its confidence is at least k, k = 0..255. MaxF is
-    the best F1 over k (the first k on ties) and PRE, REC, FPR, FNR and IoU are taken there; AP is
-    the mean over recalls 0, 0.1 .. 1 of the best precision at that recall or more.
+    A pixel is road at threshold k = 0..255 if its confidence is at least k. MaxF is the best F1
+    over k (the first k on ties); PRE, REC, FPR, FNR and IoU are taken there. AP is the mean over
+    recalls 0, 0.1 .. 1 of the best precision at that recall or more.
     (J. Fritsch, T. Kuehnl, A. Geiger: A New Performance Measure and Evaluation Benchmark for Road
     Detection Algorithms, ITSC 2013; cvlibs.net/datasets/kitti/eval_road.php)
 
@@ -90,7 +89,7 @@ def kitti_scores(counts):
     precision, recall = precision_and_recall(counts)
     f_measure = 2 * precision * recall / (precision + recall + 1e-10)
     best = int(np.argmax(f_measure))
-    # Whole numbers decide which recalls are reached: 0.3 is not exact in floating point.
+    # Recalls are compared as integers: 0.3 is not exact in floating point.
     reached = [precision[10 * true_positive >= tenth * positives] for tenth in range(11)]
     scores = {
         "MaxF": f_measure[best],

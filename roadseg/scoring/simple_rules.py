@@ -1,4 +1,4 @@
-"""Two rules that need no network, as a baseline for every score."""
+"""Two baselines without a network: the horizon and the road's mean colour."""
 
 import numpy as np
 
@@ -8,16 +8,16 @@ from roadseg.scoring.metrics import ROAD
 
 
 def row_confidence(height, width):
-    """Call everything below the horizon road: confidence grows with the row alone.
+    """Return confidence that grows with the row alone, so that a threshold is a horizon.
 
-    The best threshold then is the best horizon. Returns uint8 [height, width].
+    Returns uint8 [height, width].
     """
     rows = np.rint(255.0 * (np.arange(height) + 0.5) / height).astype(np.uint8)
     return np.broadcast_to(rows[:, None], (height, width))
 
 
 def colour_confidence(picture, road_colour):
-    """Call everything road whose colour is near the mean colour of roads.
+    """Return confidence that falls with the distance from the road's mean colour.
 
     picture: uint8 [H, W, 3]; road_colour: [3], 0..255. Returns uint8 [H, W].
     """
@@ -26,10 +26,9 @@ def colour_confidence(picture, road_colour):
 
 
 def score_simple_rules(training, validation, data_set):
-    """Score two rules that need no network, each with its best threshold.
+    """Score both rules on the validation part, each at its best threshold.
 
-    Returns {rule: MaxF in percent} on the validation part; the colour rule's mean road colour is
-    that of the training part.
+    The mean colour is that of road in the training part. Returns {rule: MaxF in percent}.
     """
     colour_sum, pixels = np.zeros(3), 0
     for sample in training:

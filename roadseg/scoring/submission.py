@@ -1,4 +1,4 @@
-"""A submission for KITTI's server: roads of the testing pictures, as seen from above."""
+"""Pack a submission for KITTI's server: road of the testing pictures from above."""
 
 import io
 import zipfile
@@ -18,17 +18,17 @@ from roadseg.scoring.metrics import ROAD
 OFFICIAL_TESTING_COUNT = 290
 
 ADVICE = (
-    "KITTI takes no submissions of student work or of small modifications: it asks to score them "
-    "on a part of the training set, as `python evaluate.py RUN` does."
+    "KITTI accepts no submissions of student work or small modifications: score those on a part "
+    "of the training set, with `python evaluate.py RUN`."
 )
 
 
 def pack_submission(path, predict, samples, image_shape):
-    """Write a zip of the samples' road probabilities as seen from above, as KITTI's server wants.
+    """Write a zip of the samples' road probabilities from above, in the format of KITTI's server.
 
     8-bit grey PNGs of 800x400 in the root of the zip, um_road_000000.png for um_000000.png. Raises
-    UserError, before anything is predicted, where the samples are not KITTI's testing pictures or
-    one has no whole calibration file.
+    UserError, before predicting, unless the samples are KITTI's testing pictures, each with a
+    valid calibration file.
     """
     if not samples:
         raise UserError("no testing pictures here; expected KITTI's 290, with their calibration")
@@ -36,8 +36,8 @@ def pack_submission(path, predict, samples, image_shape):
     if len(samples) != OFFICIAL_TESTING_COUNT or faults or len(calibrations) != len(samples):
         raise UserError(
             f"{samples[0].picture.parent}: {len(samples)} testing pictures, "
-            f"{len(calibrations)} of them with a whole calibration file; expected KITTI's "
-            f"{OFFICIAL_TESTING_COUNT} with all of theirs"
+            f"{len(calibrations)} of them with a valid calibration file; expected KITTI's "
+            f"{OFFICIAL_TESTING_COUNT}, each with one"
             + (f" (first fault: {next(iter(faults.values()))})" if faults else "")
         )
 
@@ -55,11 +55,11 @@ def pack_submission(path, predict, samples, image_shape):
 
     write_atomically(path, write)
     read_submission(path)
-    terminal.say(f"{path}: {len(samples)} pictures as KITTI's server takes them.\n{ADVICE}")
+    terminal.say(f"{path}: {len(samples)} pictures in the format of KITTI's server.\n{ADVICE}")
 
 
 def read_submission(path):
-    """Read a submission back: {name: uint8 [800, 400]}. Raises UserError where it is none."""
+    """Read a submission back: {name: uint8 [800, 400]}. Raises UserError if it is invalid."""
     confidences = {}
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():

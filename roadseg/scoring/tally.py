@@ -1,4 +1,4 @@
-"""Sums what each picture contributes to the scores. Scores are derived from the sums."""
+"""Sum the counts of all pictures, from which the scores derive."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from roadseg.scoring.metrics import (
 
 
 class Tally:
-    """Sums what pictures contribute to the scores; its size does not depend on their number."""
+    """Counts of all pictures; the size does not depend on their number."""
 
     def __init__(self, class_names):
         self.class_names = tuple(class_names)
@@ -31,8 +31,8 @@ class Tally:
         """Count one picture.
 
         label: uint8 [H, W] class indices or VOID; probabilities: float32 [H, W, C] that sum to 1;
-        category: a word such as "um", scored by itself too; calibration: of
-        `calibration_files.read_calibration`, for the scores as seen from above.
+        category: such as "um", scored separately too; calibration: of
+        `calibration_files.read_calibration`, for the scores from above.
         """
         valid = label != VOID
         self.confusion += confusion_matrix(

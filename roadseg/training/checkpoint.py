@@ -1,9 +1,8 @@
-"""Where a training stands, saved so that its parts can't disagree, whatever happens meanwhile.
+"""Save and load the state of a training atomically.
 
-A checkpoint is a state file (weights and optimizer, plain arrays), the best epoch's weights, and an
-entry in manifest.json, which holds the SHA-256 of both and is written last: it alone says what
-counts.
-No Keras here.
+A checkpoint is a state file (arrays of weights and optimizer), the best epoch's weights, and an
+entry in manifest.json with the SHA-256 of both, which is written last. A file that the manifest
+does not name does not count. No Keras here.
 """
 
 import contextlib
@@ -19,7 +18,7 @@ from roadseg.files import file_digest, read_json, write_atomically, write_csv, w
 
 FORMAT = 3  # of manifest.json
 STATES_KEPT = 2
-STATE_COPIES = 3  # of the weights' size in a state: they and Adam's two moments
+STATE_COPIES = 3  # a state's size / the weights' size: Adam has two moments
 BEST = "best.weights.h5"
 LOG_FIELDS = (
     "epoch",
@@ -35,34 +34,34 @@ LOG_FIELDS = (
 
 @dataclasses.dataclass
 class Progress:
-    """Where a training stands, apart from its weights. JSON can hold it."""
+    """The state of a training without its weights, for JSON."""
 
     history: list[dict] = dataclasses.field(default_factory=list)  # the rows of log.csv
-    step: int = 0  # steps taken in the epoch that is going on
+    step: int = 0  # steps taken in the current epoch
     pictures: int = 0  # seen in these
     loss_sum: float = 0.0  # over these pictures
     seconds: float = 0.0  # spent on these
     best: dict | None = None  # the row of the best epoch
     best_file: dict[str, str] = dataclasses.field(default_factory=dict)  # name -> SHA-256
-    returns: int = 0  # to an earlier state, because the loss was NaN
-    slices: int = 1  # that a batch is cut into to fit into memory
+    returns: int = 0  # to an earlier state, because the loss was not finite
+    slices: int = 1  # of a batch, to fit into memory
     saves: int = 0
 
     def begin_epoch(self):
-        """Forget the steps of the epoch that has ended."""
+        """Reset the counters of the current epoch."""
         self.step, self.pictures, self.loss_sum, self.seconds = 0, 0, 0.0, 0.0
 
 
 def manifest_path(folder):
-    """Return where a run's manifest lies; it is there once the run has a state to go on from."""
+    """Return the path of a run's manifest, which exists once the run can resume."""
     return folder / "checkpoint" / "manifest.json"
 
 
 def check_room(folder, weights_bytes):
-    """Raise UserError where a run that begins lacks the room for what it will save.
+    """Raise UserError if the disk lacks room for a new run.
 
-    folder: of the run; weights_bytes: size of the network's weights. A save needs room for a state
-    beyond those that are kept, and for the best weights before and after.
+    folder: of the run; weights_bytes: size of the network's weights. A save needs room for one
+    state more than are kept, and for the old and the new best weights.
     """
     needed = ((STATES_KEPT + 1) * STATE_COPIES + 2) * weights_bytes
     free = shutil.disk_usage(folder).free
@@ -74,18 +73,18 @@ def check_room(folder, weights_bytes):
 
 
 def check_kept(folder):
-    """Raise UserError where a run was trained and what it needs to go on was removed since."""
+    """Raise UserError if a run was trained but its checkpoint was removed."""
     if (folder / "log.csv").is_file() and not manifest_path(folder).is_file():
         raise UserError(
-            f"{manifest_path(folder)}: not found, and this run can't go on without it; begin "
-            f"another --run, with --vgg {folder / BEST} from its weights"
+            f"{manifest_path(folder)}: not found, so this run can't resume; start another --run, "
+            f"with --vgg {folder / BEST} from this run's weights"
         )
 
 
 def save(folder, arrays, progress):
-    """Save a state, then forget those older than the one before it.
+    """Save a state and delete all but the last two.
 
-    folder: of the run; arrays: {name: array}; progress: Progress, whose `saves` is counted up.
+    folder: of the run; arrays: {name: array}; progress: Progress; its `saves` is incremented.
     """
     progress.saves += 1
     path = manifest_path(folder).with_name(f"state_{progress.saves:06d}.npz")
@@ -102,7 +101,7 @@ def save(folder, arrays, progress):
 
 
 def save_best(folder, write, epoch, progress):
-    """Let write(path) make the weights of the best epoch so far, and note them in progress."""
+    """Let write(path) save the best epoch's weights, and record them in progress."""
     path = manifest_path(folder).with_name(f"best_{epoch:04d}.weights.h5")
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, write)
@@ -110,11 +109,10 @@ def save_best(folder, write, epoch, progress):
 
 
 def load(folder, say):
-    """Read the newest whole state.
+    """Read the newest undamaged state.
 
-    say: function (line) for a person, called where a damaged state is passed over.
-    Returns (arrays, Progress), (None, Progress()) for a run without a state. Raises UserError where
-    no state is whole.
+    say: function (message), called for each damaged state. Returns (arrays, Progress), or (None,
+    Progress()) for a run without a state. Raises UserError if all states are damaged.
     """
     states = _read_states(folder)
     for number, state in enumerate(states):
@@ -132,7 +130,7 @@ def load(folder, say):
             with np.load(path, allow_pickle=False) as file:
                 return dict(file), progress
         path = manifest_path(folder).with_name(damaged[0])
-        say(f"{path}: missing or damaged; looking for the state saved before it")
+        say(f"{path}: missing or damaged; trying the state saved before it")
     if states:
         raise UserError(f"{path}: missing or damaged, like every other state; use another --run")
     return None, Progress()
@@ -153,7 +151,7 @@ def _read_states(folder):
 
 
 def _write_states(folder, states):
-    """Write the manifest; remove what it does not name."""
+    """Write the manifest and remove files that it does not name."""
     path = manifest_path(folder)
     write_json(path, {"format": FORMAT, "states": states})
     named = {path.name, "lock", "data.json"}.union(*(state["files"] for state in states))
@@ -163,7 +161,7 @@ def _write_states(folder, states):
 
 
 def publish(folder, progress):
-    """Write log.csv and best.weights.h5 as progress says, whatever was there before."""
+    """Write log.csv and best.weights.h5 as progress has them."""
     write_csv(folder / "log.csv", progress.history, LOG_FIELDS)
     for name in progress.best_file:
         kept, shown = manifest_path(folder).with_name(name), folder / BEST
@@ -172,7 +170,7 @@ def publish(folder, progress):
 
 
 def _link(source, target):
-    """Give a file a second name, or copy it where the disk knows no links."""
+    """Hard-link a file, or copy it if the disk has no links."""
     with contextlib.suppress(FileNotFoundError):
         target.unlink()
     try:

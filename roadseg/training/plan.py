@@ -1,4 +1,4 @@
-"""Settles what a run needs before it trains: settings, pictures, its folder, precision, time."""
+"""Plan a run: settings, pictures, folder, precision and time."""
 
 import dataclasses
 import math
@@ -15,19 +15,17 @@ from roadseg.engine import device_kind, device_names, expected_seconds, faster_p
 from roadseg.files import write_json
 from roadseg.training import checkpoint, run_folder
 
-# Of a data set's epochs, which are what processors have time for: the last of the quality comes
-# slowly (experiments/log.md).
-GPU_EPOCHS_FACTOR = 3
+GPU_EPOCHS_FACTOR = 3  # x Dataset.epochs, which suit a CPU; the last gains are slow
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """The pictures of a run, by what they are for."""
+    """The pictures of a run by part."""
 
     training: list[Sample]
     validation: list[Sample]
     testing: list[Sample]
-    labelled: int  # pictures with a label that the data set has, whatever the limit
+    labelled: int  # labelled pictures of the data set, before --limit
 
     @property
     def parts(self):
@@ -37,7 +35,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a run trains, on what, and where it writes."""
+    """A run: settings, pictures, recipe, devices and folder."""
 
     folder: Path
     settings: dict  # of settings.json
@@ -48,10 +46,9 @@ class Job:
 
 
 def complete_settings(arguments, used, data_set):
-    """Make a run's settings of the command line's arguments and what depends on the data set.
+    """Make a run's settings from the command line's arguments and the data set.
 
-    used: the key of DATASETS that is really used; data_set: its row. Returns a dict that JSON can
-    hold.
+    used: the key of DATASETS in use; data_set: its row. Returns a dict for JSON.
     """
     packages = ("keras", "numpy", keras.backend.backend())
     given, vgg = vars(arguments).items(), Path(arguments.vgg)
@@ -80,15 +77,15 @@ def choose_pictures(data_set, root, seed, limit):
     parts = (training, validation, testing or validation)
     split = Split(*(subsample(part, limit) for part in parts), labelled=len(labelled))
     terminal.say(
-        f"{data_set.title} in {root}: {len(split.training)} pictures to train on, "
-        f"{len(split.validation)} to validate, {len(split.testing)} to paint\n"
+        f"{data_set.title} in {root}: {len(split.training)} training, "
+        f"{len(split.validation)} validation and {len(split.testing)} testing pictures\n"
         f"({data_set.label_note(len(labelled), root)})"
     )
     return split
 
 
 def default_epochs(data_set):
-    """Return how often each picture is seen if nobody says how often: what there is time for."""
+    """Return the number of epochs without --epochs, by kind of device."""
     return data_set.epochs * (1 if device_kind() == "cpu" else GPU_EPOCHS_FACTOR)
 
 
@@ -105,7 +102,7 @@ def open_folder(settings, lock, data_set, team, files):
     epochs = settings["epochs"] or earlier.get("epochs") or default_epochs(data_set)
     decided = {"epochs": epochs}
     if run_folder.is_finished(folder, settings | decided, files):
-        terminal.say(f"{folder}: this run is finished; nothing to do (more --epochs would go on)")
+        terminal.say(f"{folder}: this run is finished; give more --epochs to resume it")
         return str(folder), {}
     checkpoint.check_kept(folder)
     lock.enter_context(run_folder.lock_run(folder))
@@ -120,8 +117,8 @@ def open_folder(settings, lock, data_set, team, files):
         decided[name] = earlier.get(name, []) + settings[name]
     if earlier.get("epochs", epochs) < epochs:
         terminal.say(
-            f"{folder}: {epochs} epochs instead of {earlier['epochs']}: the learning rate rises to "
-            "where it is in the longer run, but the result is not that of a run this long"
+            f"{folder}: {epochs} epochs instead of {earlier['epochs']}: the learning rate rises "
+            f"again, and the result differs from a run planned with {epochs}"
         )
     run_folder.note_settings(folder, settings | decided)
     write_json(run_folder.data_path(folder), files)
@@ -132,14 +129,11 @@ def open_folder(settings, lock, data_set, team, files):
 
 
 def tell_plan(job, network, trained, predicted):
-    """Say on what, in which precision and about how long training will go on.
-
-    trained, predicted: how many pictures will be, in all.
-    """
+    """Print devices, precision and estimated time; trained, predicted: pictures in total."""
     settings, devices = job.settings, job.team.devices
     precision = settings["training_precision"]
     seconds = expected_seconds(network, settings["image_shape"], precision, trained, predicted)
     terminal.say(
         f"{precision}, {settings['pictures_a_step']} pictures a step, on {device_names(devices)}: "
-        f"about {math.ceil(seconds / 60 / devices)} min in all"
+        f"about {math.ceil(seconds / 60 / devices)} min in total"
     )

@@ -1,4 +1,4 @@
-"""The run folder: its name, its lock and its settings; files written whole or not at all."""
+"""The run folder: its name, lock, settings and log."""
 
 import contextlib
 import csv
@@ -17,17 +17,17 @@ from roadseg.files import read_json, write_json
 
 try:
     import fcntl
-except ImportError:  # Windows has none; a second process goes unnoticed there
+except ImportError:  # Windows has none, so no lock
     fcntl = None
 
-# A run resumes only with these as they were, and with the same recipe.
+# A run resumes only with these unchanged, and the same recipe.
 FIXED_SETTINGS = (
     *("dataset", "classes", "data_digest", "vgg", "image_shape", "batch_size", "learning_rate"),
     *("precision", "seed", "limit", "backend"),
 )
 
 
-# Flags of main.py that a run which resumes need not be given again.
+# Flags of main.py that need not be repeated to resume a run.
 FLAGS = (
     *("dataset", "data_dir", "vgg", "image_shape", "batch_size", "learning_rate", "precision"),
     *("seed", "limit"),
@@ -35,9 +35,9 @@ FLAGS = (
 
 
 def open_run(runs_dir, name):
-    """Return the run's folder, made if need be; a run without a name gets the date and time.
+    """Return the run's folder, created if missing; the default name is the date and time.
 
-    Raises UserError where the folder is there and holds something else than a run.
+    Raises UserError if the folder holds something other than a run.
     """
     if name:
         if Path(name).name != name:
@@ -59,30 +59,30 @@ def open_run(runs_dir, name):
 
 
 def find_run(name, runs_dir=Path("runs")):
-    """Return a run's folder from its path or name. Raises UserError where there is none."""
+    """Return a run's folder from its path or name. Raises UserError if there is none."""
     for folder in (Path(name), runs_dir / name):
         if (folder / "settings.json").is_file():
             return folder
     names = sorted(path.parent.name for path in runs_dir.glob("*/settings.json"))
-    there = f"in {runs_dir}/ there are {', '.join(names)}" if names else f"{runs_dir}/ holds none"
-    raise UserError(f"{name}: no run found (it would have a settings.json); {there}")
+    there = f"{runs_dir}/ holds {', '.join(names)}" if names else f"{runs_dir}/ holds none"
+    raise UserError(f"{name}: no run found (no settings.json); {there}")
 
 
 def earlier_settings(folder):
-    """Read a run's settings.json. Returns a dict, empty for a run that has none yet."""
+    """Read a run's settings.json. Returns a dict, empty for a new run."""
     path = folder / "settings.json"
     return read_json(path) if path.is_file() else {}
 
 
 def defaults_to_resume(folder):
-    """Return what a run's settings say in place of flags that are not given: {name: value}."""
+    """Return a run's settings as defaults of main.py's flags: {name: value}."""
     earlier = earlier_settings(folder)
     names = [name for name in FLAGS if name in earlier]
     return {name: Path(earlier[name]) if name == "data_dir" else earlier[name] for name in names}
 
 
 def read_log(folder):
-    """Read a run's log.csv. Returns its rows, dicts of text: none before the first epoch."""
+    """Read a run's log.csv. Returns its rows, dicts of text; [] before the first epoch."""
     path = folder / "log.csv"
     return list(csv.DictReader(path.open(encoding="utf-8"))) if path.is_file() else []
 
@@ -119,14 +119,14 @@ def is_finished(folder, settings, files):
 
 
 def _fixed(settings):
-    """Return what must be as it was, as JSON keeps it: {name: value}."""
+    """Return the settings that must not change, passed through JSON: {name: value}."""
     fixed = {name: settings.get(name) for name in FIXED_SETTINGS}
     fixed |= {f"recipe's {name}": value for name, value in settings.get("recipe", {}).items()}
     return json.loads(json.dumps(fixed))
 
 
 def git_commit():
-    """Return the commit of this checkout, or None outside of one."""
+    """Return the commit of this checkout; None outside of one."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -150,8 +150,8 @@ def lock_run(folder):
             except BlockingIOError:
                 file.seek(0)
                 raise UserError(
-                    f"{folder}: process {file.read().strip()} is at work on this run; wait for "
-                    "it, stop it, or use another --run"
+                    f"{folder}: process {file.read().strip()} is using this run; wait for it, "
+                    "stop it, or use another --run"
                 ) from None
             except OSError as error:
                 terminal.say(
@@ -165,5 +165,5 @@ def lock_run(folder):
 
 
 def note_settings(folder, settings):
-    """Write settings.json, or renew what an older one says of these settings."""
+    """Write settings to settings.json; the other settings there stay."""
     write_json(folder / "settings.json", earlier_settings(folder) | settings)

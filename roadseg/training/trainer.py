@@ -1,9 +1,7 @@
-"""Takes the steps of a training, and survives what may happen meanwhile.
+"""Train step by step; a run that is killed or fails resumes from its last checkpoint.
 
-Kills, signals, full disks, a loss of NaN, too little memory: what a checkpoint holds is never lost,
-and a run that was interrupted ends where an undisturbed one does. Keras' `fit` with
-`BackupAndRestore` promises neither: it saves in place, and forgets the best epoch and the state of
-the random numbers.
+On the CPU an interrupted run ends with the same weights as an uninterrupted one. Keras'
+`BackupAndRestore` is not atomic and does not save the best epoch or the random state.
 """
 
 import dataclasses
@@ -17,21 +15,21 @@ from roadseg.engine import keras
 from roadseg.errors import LossError, MemoryShortError, TrainingError, UserError
 from roadseg.training import checkpoint, run_folder
 
-SAVE_SECONDS = 180  # between two checkpoints within an epoch
-MAXIMUM_RETURNS = 3  # to an earlier state, because the loss was NaN
-OUT_OF_MEMORY = ("MemoryError", "ResourceExhausted", "RESOURCE_EXHAUSTED")  # in any backend's words
-TRAINING_COST = 3  # of a training picture, in forward passes: the backward pass is worth two
+SAVE_SECONDS = 180  # between checkpoints within an epoch
+MAXIMUM_RETURNS = 3  # to an earlier state, because the loss was not finite
+OUT_OF_MEMORY = ("MemoryError", "ResourceExhausted", "RESOURCE_EXHAUSTED")  # of any engine
+TRAINING_COST = 3  # of a training picture, in forward passes; the backward pass costs 2
 
 
 class Training:
-    """A network, how it is compiled, and how far its training is: what a checkpoint holds."""
+    """A network, its optimizer and its progress: what a checkpoint holds."""
 
     def __init__(self, network, compile_network, folder, team=devices.ONE_DEVICE, least_slices=1):
-        """Resume from the run's newest state, or begin with the network as it is.
+        """Resume from the run's newest state, or start with the network as it is.
 
-        network: of `main.layers`; compile_network: function (slowdown, slices) -> what
-        `main.optimize` gives; folder: of the run, which the first of several processes alone reads
-        and writes; least_slices: that a batch is cut into at least.
+        network: of `main.layers`; compile_network: function (slowdown, slices) -> result of
+        `main.optimize`; folder: of the run, used by process 0 alone; least_slices: fewest slices
+        of a batch.
         """
         self.network, self.compile_network = network, compile_network
         self.folder, self.team, self.least_slices = folder, team, least_slices
@@ -39,9 +37,9 @@ class Training:
             self.save()
 
     def restore(self, **changes):
-        """Bring everything to the newest whole state, with changes to its Progress.
+        """Load the newest undamaged state, with changes to its Progress.
 
-        Returns whether there was a state. Raises UserError where it is of another network.
+        Returns whether there was one. Raises UserError if it is of another network.
         """
         arrays = {}
 
@@ -64,7 +62,7 @@ class Training:
         return is_there
 
     def assign(self, arrays):
-        """Give all variables the values of a state; arrays: {name: array}, in the first process."""
+        """Assign a state to all variables; arrays: {name: array}, in process 0."""
         variables = self.variables()
         expected = {name: (tuple(v.shape), v.dtype) for name, v in variables.items()}
         found = {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
@@ -80,9 +78,9 @@ class Training:
             variable.assign(array * self.slices if variable.name == "iteration" else array)
 
     def variables(self):
-        """Return {name: variable} of weights, dropout and optimizer: what outlives a step."""
+        """Return {name: variable} of weights, dropout seeds and optimizer."""
         weights = {variable.path: variable for variable in self.network.weights}
-        # Without a rate they draw nothing, and have no generator.
+        # Dropout with rate 0 has no seed generator.
         dropouts = [
             x for x in self.network.layers if isinstance(x, keras.layers.Dropout) and x.rate
         ]
@@ -91,13 +89,13 @@ class Training:
         return weights | seeds | {f"optimizer/{index}/{v.name}": v for index, v in enumerate(kept)}
 
     def save(self):
-        """Save a state. Raises LossError, and saves nothing, where a weight is not finite."""
+        """Save a state. If a weight is not finite, save nothing and raise LossError."""
         if not self.team.from_first(self._save_finite):
             raise LossError("the weights are NaN or infinite")
         self.saved_at = time.monotonic()
 
     def _save_finite(self):
-        """Save a state if all of it is finite. Returns whether it is."""
+        """Save a state if all of it is finite. Returns whether it was saved."""
         arrays = {}
         for name, variable in self.variables().items():
             array = keras.ops.convert_to_numpy(variable)
@@ -118,9 +116,9 @@ class Training:
         return loss
 
     def finish_epoch(self, validate):
-        """Validate the network; keep its weights where they are the best. Returns a log row.
+        """Validate the network and save its weights if they are the best. Returns a log row.
 
-        validate: function () -> Tally, called by the first process alone.
+        validate: function () -> Tally, called by process 0 alone.
         """
         progress, started = self.progress, time.monotonic()
 
@@ -139,21 +137,23 @@ class Training:
         return row
 
     def go_back(self, reason):
-        """Return to the newest state with half the rate; too often raises TrainingError."""
+        """Return to the newest state with half the learning rate, MAXIMUM_RETURNS times."""
         returns = self.progress.returns + 1
         if returns > MAXIMUM_RETURNS:
             raise TrainingError(
-                f"{reason}; {MAXIMUM_RETURNS} returns with half the rate each did not help; the "
-                "last checkpoint is kept: try a lower --learning-rate, or --precision float32, in "
-                "a new --run"
+                f"{reason}; {MAXIMUM_RETURNS} returns, each with half the learning rate, did not "
+                "help; the last checkpoint is kept: try a lower --learning-rate or --precision "
+                "float32 in a new --run"
             )
         self.restore(returns=returns)
-        terminal.say(f"{reason}; back to {self.place()}, with half the rate (return {returns})")
+        terminal.say(
+            f"{reason}; back to {self.place()}, with half the learning rate (return {returns})"
+        )
 
     def cut_batches(self, reason, batch_size):
-        """Return to the newest state and cut batches into twice as many slices from there on."""
+        """Return to the newest state and cut batches into twice as many slices."""
         slices, team = 2 * self.slices, self.team
-        # Of several processes not all need be short of memory.
+        # Of several processes perhaps only one is short of memory.
         if slices * team.own_devices > batch_size or team.processes > 1 or not team.accumulates:
             raise TrainingError(
                 f"{reason}: try a smaller --image-shape or --batch-size, in a new --run"
@@ -162,19 +162,19 @@ class Training:
         terminal.say(f"{reason}; back to {self.place()}, each batch cut into {slices} slices")
 
     def place(self):
-        """Say where the training stands."""
+        """Return the current epoch and step, as text."""
         return f"epoch {len(self.progress.history) + 1}, step {self.progress.step}"
 
 
 def train_epoch(training, get_batches_fn, batch_size, stopping, bar=None):
-    """Take the steps that are left of an epoch, saving every few minutes."""
+    """Take the remaining steps of an epoch, saving every SAVE_SECONDS."""
     progress = training.progress
     epoch = len(progress.history)
     for pictures, labels in get_batches_fn(batch_size, epoch, progress.step):
         names = get_batches_fn.names(batch_size, epoch, progress.step)
         loss = training.step(pictures, labels, len(names))
         if not math.isfinite(loss):
-            # A finite loss can have gradients of NaN, which only the next step shows.
+            # A finite loss can have NaN gradients, which only the next loss shows.
             suspects = [" ".join(names)]
             if progress.step > 1:
                 before = get_batches_fn.names(batch_size, epoch, progress.step - 2)
@@ -186,7 +186,7 @@ def train_epoch(training, get_batches_fn, batch_size, stopping, bar=None):
             bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
         is_due = time.monotonic() - training.saved_at > SAVE_SECONDS
         requested, is_due = training.team.largest([stopping.requested or 0, is_due])
-        if requested:  # of whichever process
+        if requested:  # in any process
             stopping.requested = requested
         stopping.check()
         if is_due:
@@ -194,11 +194,11 @@ def train_epoch(training, get_batches_fn, batch_size, stopping, bar=None):
 
 
 def take_step(compiled, pictures, labels, team=devices.ONE_DEVICE, count=None, slices=1):
-    """Train on one batch, cut into equal slices whose gradients the optimizer adds up.
+    """Train on one batch in equal slices; the optimizer accumulates their gradients.
 
     pictures, labels: arrays [N, ...], this process's share of the batch; count: pictures in the
-    batch of all processes, default: N. What fills it up to equal slices on all devices has no
-    weight. Returns the loss, its mean over `count` pictures. Raises MemoryShortError.
+    batch of all processes, default N. Rows that fill it up to equal slices have weight 0. Returns
+    the mean loss over `count` pictures. Raises MemoryShortError.
     """
     size, losses = len(labels), []
     count = count or size
@@ -209,10 +209,10 @@ def take_step(compiled, pictures, labels, team=devices.ONE_DEVICE, count=None, s
     try:
         cut = (np.split(array, slices) for array in (places, weights))
         for chosen, chosen_weights in zip(*cut, strict=True):
-            compiled.reset_metrics()  # or the loss would be the mean since the start
+            compiled.reset_metrics()  # else the loss is the mean since the start
             batch = pictures[chosen], labels[chosen], chosen_weights
             losses.append(float(compiled.train_on_batch(*map(team.shard_step, batch))))
-    except Exception as error:  # each backend has its own class for this
+    except Exception as error:  # each engine has its own class for this
         if any(sign in repr(error) for sign in OUT_OF_MEMORY):
             shape = "x".join(map(str, labels.shape))
             raise MemoryShortError(f"no memory for a batch of {shape} pixels") from error
@@ -221,7 +221,7 @@ def take_step(compiled, pictures, labels, team=devices.ONE_DEVICE, count=None, s
 
 
 def tell(row, epochs, is_best):
-    """Tell the person at the terminal how an epoch went."""
+    """Print the scores of an epoch; row: of the log."""
     f1 = f"F1 {row['val_max_f']:.2f}, " if row["val_max_f"] is not None else ""
     best = ", the best so far" if is_best else ""
     terminal.say(
@@ -231,7 +231,7 @@ def tell(row, epochs, is_best):
 
 
 def log_row(progress, tally, optimizer):
-    """Make the row of log.csv for the epoch whose steps are taken, but for its seconds."""
+    """Make the row of log.csv for the finished epoch, without "seconds"."""
     scores = tally.scores()
     perspective = scores.get("perspective")
     return {
@@ -246,5 +246,13 @@ def log_row(progress, tally, optimizer):
 
 
 def selection_score(row):
-    """The number that the best epoch has the most of."""
+    """Return the score that chooses the best epoch: MaxF, else mean IoU."""
     return row["val_iou"] if row["val_max_f"] is None else row["val_max_f"]
+
+
+def disk_error(error, folder):
+    """Turn an OSError of a run's folder into a TrainingError that says what to do."""
+    return TrainingError(
+        f"{error.filename or folder}: {error.strerror or error}; what was saved before is kept: "
+        "put the disk right, then the same command goes on"
+    )

@@ -1,11 +1,11 @@
-"""Validates a network while it is trained."""
+"""Validate a network during training."""
 
 from roadseg.answering.predictor import prediction_batch, predictor
 from roadseg.scoring.evaluation import score_pictures
 
 
 def make_validate(job, network, answering_network, after_each=lambda *_: None):
-    """Make the function () -> Tally of a network as it is then, answering as the other one does.
+    """Make a function () -> Tally, which copies network's weights to answering_network to predict.
 
     after_each: of `score_pictures`.
     """

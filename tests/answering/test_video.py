@@ -53,11 +53,11 @@ def test_frames_of_another_size_get_the_size_of_the_first(frames, tmp_path):
     """Without mixing classes."""
     film = video.Video(write_video(tmp_path / "film.mkv", frames))
     decoded = list(film)[:2]
-    with video.LOSSLESS_GREY.writing(tmp_path / "mask.mkv", film) as write:
+    with film.writing(tmp_path / "mask.mkv", lossless=True) as write:
         for frame, shape in zip(decoded, ((30, 40), (60, 80)), strict=True):
             mask = np.zeros(shape, np.uint8)
             mask[:, shape[1] // 2 :] = 9
-            write(video.LOSSLESS_GREY.encode(mask), frame)
+            write(film.encode(mask, lossless=True), frame)
     _, pictures, _ = read_video(tmp_path / "mask.mkv")
     np.testing.assert_array_equal(pictures[0], pictures[1])
 

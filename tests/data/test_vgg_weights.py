@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 import main
+from main import keras
 from roadseg.data import vgg_weights
-from roadseg.engine import keras
 from roadseg.errors import UserError
-from tests.small import answer, small_network
+from tests.small import answer
 
 
 def write_keras_vgg_file(path, random, channels=4, units=6):
@@ -37,9 +37,7 @@ def test_full_vgg_turns_fully_connected_layers_into_convolutions(tmp_path, rando
     weights = vgg_weights.read(str(path), tmp_path)
     vgg = main.load_vgg(weights)
     last_pool = keras.Model(vgg.input, [vgg.get_layer("block5_pool").output, vgg.outputs[2]])
-    features, found = last_pool.predict_on_batch(
-        random.integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
-    )
+    features, found = answer(last_pool, random.integers(0, 256, (1, 224, 224, 3), dtype=np.uint8))
     dense = features.reshape(-1)
     for name in ("fc1", "fc2"):
         kernel, bias = written[name]
@@ -47,9 +45,10 @@ def test_full_vgg_turns_fully_connected_layers_into_convolutions(tmp_path, rando
     np.testing.assert_allclose(found[0, 3, 3], dense, rtol=1e-3, atol=1e-3 * np.abs(dense).max())
 
 
-def test_weights_of_an_earlier_run_are_taken(tmp_path):
+def test_weights_of_an_earlier_run_are_taken(narrow_vgg, tmp_path):
     """Its convolutions, fc6 and fc7 come along, whatever its classes; its scores do not."""
-    earlier = main.layers(small_vgg(blocks=NARROW_BLOCKS), num_classes=3)
+    narrow = vgg_weights.read(str(narrow_vgg), tmp_path)
+    earlier = main.layers(main.load_vgg(narrow), num_classes=3)
     earlier.save_weights(tmp_path / "best.weights.h5")
     weights = vgg_weights.read(str(tmp_path / "best.weights.h5"), tmp_path)
     assert set(weights) == {*vgg_weights.CONVOLUTION_NAMES, "fc6", "fc7"}

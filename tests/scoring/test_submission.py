@@ -29,8 +29,8 @@ def as_many_as_kitti(drawn):
 def test_a_submission_is_what_kittis_server_takes(drawn, tmp_path, random):
     """290 grey pictures of 800x400 in the root, each the warped 8-bit probability."""
     samples, path = as_many_as_kitti(drawn), tmp_path / "submission.zip"
-    row, column = np.ogrid[: SMALL[0], : SMALL[1]]
-    road = ((97 * row + 3 * column) % 256 / 255).astype(np.float32)  # all neighbours differ
+    road = random.uniform(size=(SMALL[0] // 3, SMALL[1] // 4)).astype(np.float32)
+    road = road.repeat(3, axis=0).repeat(4, axis=1)  # quick to compress
 
     def predict(pictures):
         return np.stack([np.stack([1 - road, road], axis=-1)] * len(pictures))

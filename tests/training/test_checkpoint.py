@@ -1,8 +1,9 @@
 """Checkpoints are whole or not there."""
 
+import contextlib
 import errno
-import functools
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import pytest
 import main
 from roadseg.errors import TrainingError, UserError
 from roadseg.training import checkpoint, trainer
-from tests.small import Repeat, even_tally, one_batch, small_network
+from tests.small import Repeat, compiler, even_tally, one_batch, small_network
 
 
 def small_state(saves):
@@ -23,13 +24,17 @@ def small_state(saves):
     return {"weights": np.full(1000, saves + 1.0), "optimizer/0/iteration": np.int64(7)}, progress
 
 
+def save_three_states(folder):
+    for saves in range(3):
+        arrays, progress = small_state(saves)
+        checkpoint.save_best(folder, lambda path: path.write_text("best"), saves, progress)
+        checkpoint.save(folder, arrays, progress)
+
+
 @pytest.fixture
 def saved(tmp_path):
     """The folder of a run with three states saved."""
-    for saves in range(3):
-        arrays, progress = small_state(saves)
-        checkpoint.save_best(tmp_path, lambda path: path.write_text("best"), saves, progress)
-        checkpoint.save(tmp_path, arrays, progress)
+    save_three_states(tmp_path)
     return tmp_path
 
 
@@ -81,43 +86,59 @@ def test_without_a_whole_state_or_with_a_foreign_one_one_line_says_so(saved):
     with pytest.raises(UserError, match="every other state"):
         checkpoint.load(saved, print)
     manifest = saved / "checkpoint" / "manifest.json"
-    manifest.write_text('{"format": 1, "files": {}}')
-    with pytest.raises(UserError, match="another version"):
-        checkpoint.load(saved, print)
-    manifest.write_text('{"format": 2, ')
+    for format in (1, 2, 4):
+        manifest.write_text(f'{{"format": {format}, "states": []}}')
+        with pytest.raises(UserError, match="another version"):
+            checkpoint.load(saved, print)
+    manifest.write_text('{"format": 3, ')
     with pytest.raises(UserError, match=r"manifest\.json: damaged"):
         checkpoint.load(saved, print)
 
 
-@pytest.mark.parametrize("step", range(1, 8))
-def test_a_save_that_is_cut_off_anywhere_leaves_a_whole_state(saved, step, monkeypatch):
-    """Every system call that changes the disk is tried as the last one."""
+def save_until(folder, count):
+    """Save a fourth state; cut it off at the system call after `count`. Returns the calls made."""
     calls = []
 
-    def last_at(function):
+    def last_at(name, function):
         def call(*arguments, **options):
-            calls.append(function)
-            if len(calls) > step:
+            if len(calls) == count:
                 raise KeyboardInterrupt
+            calls.append(name)
             return function(*arguments, **options)
 
         return call
 
-    arrays, progress = small_state(3)
-    with monkeypatch.context() as patched:
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
         for name in ("replace", "fsync", "unlink", "link"):
-            patched.setattr(os, name, last_at(getattr(os, name)))
-        patched.setattr(np, "savez", last_at(np.savez))
-        with pytest.raises(KeyboardInterrupt):
-            checkpoint.save(saved, arrays, progress)
-    arrays, progress = checkpoint.load(saved, print)
-    assert progress.step in (3, 4) and arrays["weights"][0] == progress.step
+            patch.setattr(os, name, last_at(name, getattr(os, name)))
+        patch.setattr(np, "savez", last_at("savez", np.savez))
+        arrays, progress = small_state(3)
+        checkpoint.save_best(folder, lambda path: path.write_text("best"), 3, progress)
+        checkpoint.save(folder, arrays, progress)
+        return [*calls, "end"]
+    return calls
+
+
+def test_a_save_that_is_cut_off_anywhere_leaves_a_whole_state(tmp_path):
+    """Every system call that changes the disk is tried as the last one, until none is left."""
+    steps = []
+    for count in itertools.count():
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        save_three_states(folder)
+        calls = save_until(folder, count)
+        arrays, progress = checkpoint.load(folder, pytest.fail)
+        assert arrays["weights"][0] == progress.step
+        steps.append(progress.step)
+        if "end" in calls:
+            break
+    assert set(calls) == {"savez", "fsync", "replace", "unlink", "link", "end"}
+    assert steps == sorted(steps) and set(steps) == {3, 4}
 
 
 def test_a_full_disk_ends_training_and_keeps_what_was_saved(tmp_path, monkeypatch):
     network = small_network()
-    make_trainer = functools.partial(main.optimize, network, 1e-3, 10)
-    state = trainer.Training(network, make_trainer, tmp_path)
+    state = trainer.Training(network, compiler(network), tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
     def write_half(path, **_):
@@ -135,7 +156,7 @@ def test_a_full_disk_ends_training_and_keeps_what_was_saved(tmp_path, monkeypatc
 def test_a_folder_that_vanished_ends_training_with_one_line(tmp_path):
     network, folder = small_network(), tmp_path / "run"
     folder.mkdir()
-    state = trainer.Training(network, functools.partial(main.optimize, network, 1e-3, 10), folder)
+    state = trainer.Training(network, compiler(network), folder)
 
     def vanish():
         shutil.rmtree(folder)

@@ -1,6 +1,7 @@
 """A run's folder belongs to one run and one process."""
 
 import contextlib
+import dataclasses
 import errno
 import os
 import shutil
@@ -10,9 +11,12 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+import main
 from roadseg.data.datasets import DATASETS
+from roadseg.devices import ONE_DEVICE
 from roadseg.engine import keras
 from roadseg.errors import UserError
 from roadseg.files import write_atomically
@@ -74,13 +78,15 @@ def test_a_gpu_sees_each_picture_more_often_and_a_run_keeps_its_number(tmp_path,
         "precision": "float32",
         "batch_size": 4,
         "image_shape": [32, 64],
+        "git_commits": ["a"],
+        "command_lines": [["main.py"]],
     }
 
     def epochs(run, device, said=None):
         monkeypatch.setattr(keras.distribution, "list_devices", lambda: [device])
         with contextlib.ExitStack() as lock:
             here = settings | {"run": run, "epochs": said}
-            _, decided = plan.open_folder(here, lock, DATASETS["camvid"])
+            _, decided = plan.open_folder(here, lock, DATASETS["camvid"], ONE_DEVICE)
         assert run_folder.earlier_settings(tmp_path / run)["epochs"] == decided["epochs"]
         return decided["epochs"]
 
@@ -98,24 +104,74 @@ def test_a_place_where_nothing_can_be_written_gives_one_line(drawn, tmp_path, ca
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_another_recipe_is_refused_by_the_name_of_its_field(trained, drawn, tmp_path, capsys):
+    shutil.copytree(trained, tmp_path / "first")
+    settings = (tmp_path / "first" / "settings.json").read_bytes()
+    recipe = dataclasses.replace(main.RECIPE, zoom=(0.5, 2.0))
+    words = ("--data-dir", drawn, "--runs-dir", tmp_path, "--run", "first", "--epochs", 2)
+    assert main.main([str(word) for word in words], recipe) == 2
+    line = error_line(capsys)
+    assert "has recipe's zoom [0.6, 1.8], not [0.5, 2.0]" in line and str(tmp_path) in line
+    assert (tmp_path / "first" / "settings.json").read_bytes() == settings
+
+
+def test_a_run_that_resumes_keeps_its_settings(trained):
+    """But for the flags that are given; how long it trains is decided later."""
+    settings = run_folder.earlier_settings(trained)
+    words = ["--runs-dir", str(trained.parent), "--run", trained.name]
+    given = vars(main.parse_arguments(words))
+    for name in ("dataset", "vgg", "image_shape", "batch_size", "learning_rate", "seed", "limit"):
+        assert given[name] == settings[name], name
+    assert given["image_shape"] == [32, 96] and given["epochs"] is None
+    assert given["data_dir"] == Path(settings["data_dir"]) and given["data_dir"].is_absolute()
+    assert main.parse_arguments([*words, "--seed", "5"]).seed == 5
+
+
+def room_for_saves(folder, weights_bytes, monkeypatch):
+    """Save five epochs, each better than the last. Returns the bytes on the disk at most."""
+    sizes, fsync = [], os.fsync
+
+    def measure(descriptor):
+        files = [path.stat() for path in folder.rglob("*") if path.is_file()]
+        sizes.append(sum({file.st_ino: file.st_size for file in files}.values()))
+        return fsync(descriptor)
+
+    progress = checkpoint.Progress()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", measure)
+        for epoch in range(5):
+            best = b"w" * weights_bytes
+            checkpoint.save_best(
+                folder, lambda path, best=best: path.write_bytes(best), epoch, progress
+            )
+            checkpoint.save(
+                folder, {"weights, moments": np.zeros(3 * weights_bytes, np.uint8)}, progress
+            )
+    return max(sizes)
+
+
 def test_a_disk_without_room_for_a_run_is_told_before_its_first_step(
-    trained, drawn, tmp_path, monkeypatch, capsys
+    narrow_vgg, drawn, tmp_path, monkeypatch, capsys
 ):
-    """Room for what a finished run has left, and for a third state and second best weights."""
-    states = [path.stat().st_size for path in (trained / "checkpoint").glob("state_*")]
-    best = (trained / "best.weights.h5").stat().st_size
-    needed = sum(states) + max(states) + 2 * best
+    """Room for all that lies there while a state is saved; a run that has its states goes on."""
+    weights_bytes = 1_000_000
+    for name in ("saved", "new"):
+        (tmp_path / name).mkdir()
+    needed = room_for_saves(tmp_path / "saved", weights_bytes, monkeypatch)
 
     def leave(free):
         monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
 
-    leave(needed - 10e6)
-    assert run_kitti(drawn, tmp_path) == 2
-    assert f"/first: {needed / 1e9 - 0.01:.2f} GB are free on this disk" in error_line(capsys)
-    assert not list(tmp_path.rglob("state_*"))
-    checkpoint.check_room(trained, best)  # it has its states already
-    leave(needed + 10e6)
-    checkpoint.check_room(tmp_path, best)
+    leave(0.99 * needed)
+    with pytest.raises(UserError, match=f"new: {0.99 * needed / 1e9:.2f} GB are free"):
+        checkpoint.check_room(tmp_path / "new", weights_bytes)
+    checkpoint.check_room(tmp_path / "saved", weights_bytes)
+    leave(1.01 * needed)
+    checkpoint.check_room(tmp_path / "new", weights_bytes)
+    leave(100_000)
+    assert run_kitti(drawn, tmp_path, "--vgg", narrow_vgg) == 2
+    assert "first: 0.00 GB are free on this disk" in error_line(capsys)
+    assert not list((tmp_path / "first").rglob("state_*"))
 
 
 def test_a_disk_that_fills_up_is_told_with_the_file(tmp_path):

@@ -2,7 +2,7 @@
 
 import contextlib
 import csv
-import functools
+import dataclasses
 import json
 import signal
 
@@ -14,22 +14,29 @@ from main import keras
 from roadseg import engine, stopping
 from roadseg.answering.predictor import predictor
 from roadseg.data.pictures import VOID
-from roadseg.errors import LossError, StopRequest, TrainingError
+from roadseg.errors import LossError, StopRequest, TrainingError, UserError
 from roadseg.scoring.evaluation import score_pictures
 from roadseg.training import checkpoint, trainer
 from tests.small import (
-    SMALL_BLOCKS,
+    SMALL_RECIPE,
     Repeat,
+    compiler,
     even_tally,
     one_batch,
     run_kitti,
     small_network,
+    small_vgg,
     train_one_batch,
 )
 
+WITHOUT_DROPOUT = dataclasses.replace(
+    SMALL_RECIPE, skip_dropout=0.0, pool5_dropout=0.0, head_dropout=0.0
+)
+AT_ONCE = dataclasses.replace(WITHOUT_DROPOUT, warm_up_share=0.0)  # at the highest rate
 
-def test_averaged_weights_are_validated_and_kept(tmp_path, monkeypatch):
-    """And training goes on from the weights that are not averaged."""
+
+def test_the_log_tells_the_mean_loss_and_the_first_of_equals_is_the_best(tmp_path, monkeypatch):
+    """And training goes on from the last weights, not from the best."""
     network = small_network()
     taken, losses, take_step = [], [], trainer.take_step
 
@@ -38,25 +45,9 @@ def test_averaged_weights_are_validated_and_kept(tmp_path, monkeypatch):
         taken.append(network.get_weights())
         return losses[-1]
 
-    def compare_with_average():
-        average = taken[0]
-        for step, weights in enumerate(taken[1:], start=2):
-            new = 1 / max(1, step / 2)
-            average = [(1 - new) * a + new * b for a, b in zip(average, weights, strict=True)]
-        for here, expected in zip(network.get_weights(), average, strict=True):
-            np.testing.assert_allclose(here, expected, atol=1e-6)
-        return even_tally()
-
     monkeypatch.setattr(trainer, "take_step", recorded_step)
-    monkeypatch.setattr(main, "AVERAGED_SHARE", 0.5)
-    make_trainer = functools.partial(main.optimize, network, 1e-2, 40)
-    main.train_nn(
-        trainer.Training(network, make_trainer, tmp_path),
-        Repeat(one_batch((32, 64)), 3),
-        2,
-        2,
-        compare_with_average,
-    )
+    state = trainer.Training(network, compiler(network, 1e-2), tmp_path)
+    main.train_nn(state, Repeat(one_batch((32, 64)), 3), 2, 2, even_tally)
     assert len(taken) == 6
     rows = list(csv.DictReader((tmp_path / "log.csv").open()))
     means = [np.mean(losses[:3]), np.mean(losses[3:])]
@@ -64,8 +55,8 @@ def test_averaged_weights_are_validated_and_kept(tmp_path, monkeypatch):
     for here, expected in zip(network.get_weights(), taken[-1], strict=True):
         np.testing.assert_array_equal(here, expected)
     network.load_weights(tmp_path / "best.weights.h5")
-    taken = taken[:3]  # a tie: the first epoch remains the best
-    compare_with_average()
+    for here, expected in zip(network.get_weights(), taken[2], strict=True):
+        np.testing.assert_array_equal(here, expected)
 
 
 def test_pretrained_edges_stay_as_they_are_and_outlive_a_kill(tmp_path, random):
@@ -74,31 +65,34 @@ def test_pretrained_edges_stay_as_they_are_and_outlive_a_kill(tmp_path, random):
         name: (random.normal(size=(3, 3, *channels)), random.normal(size=channels[1]))
         for name, channels in (("block1_conv1", (3, 4)), ("block3_conv1", (4, 8)))
     }
-    network = main.layers(main.load_vgg(weights, SMALL_BLOCKS, head_channels=8), 2)
+    network = main.layers(small_vgg(weights), 2, SMALL_RECIPE)
     before = {v.path: v.numpy() for v in network.weights}
-    train_one_batch(tmp_path, network, one_batch((32, 64)), 1, 1, 1e-2)
+    train_one_batch(tmp_path, network, one_batch((32, 64)), 1, 1e-2, steps=3, eagerly=True)
     moved = {v.path for v in network.weights if not np.array_equal(v.numpy(), before[v.path])}
     assert set(before) - moved == {"block1_conv1/kernel", "block1_conv1/bias"}
-    last = small_network()
-    trainer.Training(last, functools.partial(main.optimize, last, 1e-2, 20), tmp_path)
+    others = {name: [np.zeros_like(array) for array in pair] for name, pair in weights.items()}
+    last = main.layers(small_vgg(others), 2, SMALL_RECIPE)
+    trainer.Training(last, compiler(last), tmp_path)
     np.testing.assert_array_equal(
         last.get_layer("block1_conv1").kernel.numpy(), before["block1_conv1/kernel"]
     )
 
 
-def test_a_run_goes_on_in_the_precision_it_began_with(narrow, drawn, tmp_path, monkeypatch):
+def test_a_run_goes_on_in_the_precision_it_began_with(narrow_vgg, drawn, tmp_path, monkeypatch):
     """It trains in it, on whatever machine, and answers in float32, in each epoch and later."""
-    seen = []
+    seen, train = [], main.train
 
-    def watched(network, own, *others):
-        seen.append([each.get_layer("block5_conv1").compute_dtype for each in (network, own)])
-        return train(network, own, *others)
+    def watched(job, *networks):
+        seen.append([each.get_layer("block5_conv1").compute_dtype for each in networks[:2]])
+        return train(job, *networks)
 
-    train = main.train
     monkeypatch.setattr(main, "train", watched)
     for epochs, rate in ((1, 2e9), (2, 1e8)):
-        set_rates(monkeypatch, 1e9, rate)
-        assert run_kitti(drawn, tmp_path, "--epochs", epochs) == 0
+        rates = {"float32": 1e9, "mixed_bfloat16": rate}
+        monkeypatch.setattr(
+            engine, "matrix_product_rate", lambda precision, r=rates, **_: r[precision]
+        )
+        assert run_kitti(drawn, tmp_path, "--vgg", narrow_vgg, "--epochs", epochs) == 0
     assert seen == [["bfloat16", "float32"]] * 2
     network, _, data_set, settings = main.load_network(tmp_path / "first")
     assert network.get_layer("fc6").compute_dtype == "float32"
@@ -107,6 +101,30 @@ def test_a_run_goes_on_in_the_precision_it_began_with(narrow, drawn, tmp_path, m
     loss = score_pictures(predict, validation, data_set, settings["image_shape"]).loss
     best = checkpoint.load(tmp_path / "first", print)[1].best
     assert loss == pytest.approx(best["val_loss"], rel=1e-5)
+
+
+@pytest.fixture
+def float16():
+    keras.config.set_dtype_policy("mixed_float16")
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+def test_float16_trains_a_step_and_resumes(float16, tmp_path):
+    """A step moves the weights; the scale of the loss is saved and comes back with them."""
+    network, last = small_network(), small_network()
+    assert network.get_layer("block5_conv1").compute_dtype == "float16"
+    state = trainer.Training(network, compiler(network), tmp_path)
+    before = network.get_weights()
+    main.train_nn(state, Repeat(one_batch((32, 64)), 1), 1, 2, even_tally)
+    for here, old in zip(network.get_weights(), before, strict=True):
+        assert np.isfinite(here).all() and not np.array_equal(here, old)
+    resumed = trainer.Training(last, compiler(last), tmp_path)
+    here, there = state.variables(), resumed.variables()
+    assert any("dynamic_scale" in name for name in here) and here.keys() == there.keys()
+    for name, variable in here.items():
+        one, other = map(keras.ops.convert_to_numpy, (variable, there[name]))
+        np.testing.assert_array_equal(one, other, name)
 
 
 class StopAt(stopping.Stopping):
@@ -118,34 +136,41 @@ class StopAt(stopping.Stopping):
 
     def check(self):
         self.left -= 1
-        self.wish = signal.SIGTERM if self.left == 0 else None
+        self.requested = signal.SIGTERM if self.left == 0 else None
         super().check()
 
 
-def train_with_stops(folder, stops):
-    """Train two epochs, started again after each stop. Returns all that is saved."""
+def train_with_stops(folder, stops, eagerly):
+    """Train two epochs of five steps, started again after each stop. Returns all that is saved."""
     for stop in (*stops, None):
-        network = small_network()
+        network, stopper = small_network(), StopAt(stop) if stop else None
         with pytest.raises(StopRequest) if stop else contextlib.nullcontext():
-            train_one_batch(
-                folder, network, one_batch((32, 64)), 2, 2, 1e-3, StopAt(stop) if stop else None
-            )
+            train_one_batch(folder, network, one_batch((32, 64)), 2, 1e-3, stopper, 5, eagerly)
     arrays, progress = checkpoint.load(folder, print)
     assert len((folder / "log.csv").read_text().splitlines()) == 1 + 2
     rows = [row | {"seconds": None} for row in progress.history]
     return [*arrays.values(), *network.get_weights()], rows
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    return train_with_stops(tmp_path_factory.mktemp("undisturbed"), [])
+    """What an undisturbed training saves: {eagerly: all of it}."""
+    folders = {eagerly: tmp_path_factory.mktemp("undisturbed") for eagerly in (True, False)}
+    return {eagerly: train_with_stops(folder, [], eagerly) for eagerly, folder in folders.items()}
 
 
-@pytest.mark.parametrize("stops", [[3], [20], [21], [22], [30], [5, 9, 30]], ids=str)
-def test_a_stopped_run_ends_as_an_undisturbed_one(stops, undisturbed, tmp_path):
-    """Bit by bit, whether stopped at a step or in the validation (checks 21 and 22)."""
-    (whole, rows), (resumed, other_rows) = undisturbed, train_with_stops(tmp_path, stops)
-    assert rows == other_rows
+@pytest.mark.parametrize(
+    ("stops", "eagerly"),
+    [([3], True), ([5], True), ([6], True), ([7], True), ([10], True), ([2, 2, 6], False)],
+    ids=str,
+)
+def test_a_stopped_run_ends_as_an_undisturbed_one(stops, eagerly, undisturbed, tmp_path):
+    """Bit by bit, whether stopped at a step or in the validation (checks 6 and 7)."""
+    (whole, rows), (resumed, others) = (
+        undisturbed[eagerly],
+        train_with_stops(tmp_path, stops, eagerly),
+    )
+    assert rows == others
     for one, other in zip(whole, resumed, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -166,12 +191,12 @@ def test_nan_goes_back_three_times_and_then_gives_up(tmp_path, capsys):
 
     get_batches_fn.names = Repeat(batch, 2).names
 
-    def make_trainer(slowdown, parts):
-        trainer = main.optimize(network, 1e-3, 10, slowdown, parts)
-        rates.append(float(trainer.optimizer.learning_rate))
-        return trainer
+    def compile_network(*arguments):
+        compiled = compiler(network)(*arguments)
+        rates.append(float(compiled.optimizer.learning_rate))
+        return compiled
 
-    state = trainer.Training(network, make_trainer, tmp_path)
+    state = trainer.Training(network, compile_network, tmp_path)
     with pytest.raises(TrainingError, match=r"nan at epoch 1, step 2, on one two.*--learning"):
         main.train_nn(state, get_batches_fn, 1, 2, validate=None)
     assert np.allclose(np.array(rates) / rates[0], [1, 1 / 2, 1 / 4, 1 / 8])
@@ -183,7 +208,7 @@ def test_nan_goes_back_three_times_and_then_gives_up(tmp_path, capsys):
 
 def test_a_weight_that_is_no_number_is_never_saved(tmp_path):
     network = small_network()
-    state = trainer.Training(network, functools.partial(main.optimize, network, 1e-3, 10), tmp_path)
+    state = trainer.Training(network, compiler(network), tmp_path)
     saved = state_files(tmp_path)
     network.get_layer("fc6").bias.assign(np.full(8, np.nan))
     with pytest.raises(LossError):
@@ -193,11 +218,10 @@ def test_a_weight_that_is_no_number_is_never_saved(tmp_path):
 
 def test_a_batch_that_does_not_fit_is_cut_and_its_gradients_added(tmp_path, monkeypatch, capsys):
     """Two steps end where those on the whole batch end; it is said once, and noted."""
-    monkeypatch.setattr(main, "DROPOUT", dict.fromkeys(main.DROPOUT, 1e-9))
     pictures, labels = one_batch((32, 64))
-    labels[0, :20] = VOID  # not as many valid pixels in each part
+    labels[0, :20] = VOID  # not as many valid pixels in each slice
     weights, train_on_batch = {}, keras.Model.train_on_batch
-    for name, limit in (("whole", 2), ("parts", 1)):
+    for name, limit in (("whole", 2), ("slices", 1)):
 
         def train_within(self, x, y, weights, limit=limit):
             if len(x) > limit:
@@ -206,18 +230,30 @@ def test_a_batch_that_does_not_fit_is_cut_and_its_gradients_added(tmp_path, monk
 
         monkeypatch.setattr(keras.Model, "train_on_batch", train_within)
         (tmp_path / name).mkdir()
-        network = small_network()
-        make_trainer = functools.partial(main.optimize, network, 1e-3, 2)
-        state = trainer.Training(network, make_trainer, tmp_path / name)
+        network = small_network(recipe=WITHOUT_DROPOUT)
+        compile_network = compiler(network, 1e-3, 1000, AT_ONCE)
+        state = trainer.Training(network, compile_network, tmp_path / name)
         main.train_nn(state, Repeat((pictures, labels), 2), 1, 2, even_tally)
         weights[name] = network.get_weights()
         arrays, progress = checkpoint.load(tmp_path / name, print)
-        assert arrays["optimizer/0/iteration"] == 2 and progress.parts == 2 // limit
-    for whole, parts in zip(*weights.values(), strict=True):
-        np.testing.assert_allclose(parts, whole, atol=1e-5)
-    assert capsys.readouterr().out.count("cut into 2 parts") == 1
-    assert json.loads((tmp_path / "parts" / "settings.json").read_text()) == {"parts": 2}
-    resumed = trainer.Training(network, make_trainer, tmp_path / "parts")
-    assert int(resumed.trainer.optimizer.iterations) == 2
+        assert arrays["optimizer/0/iteration"] == 2 and progress.slices == 2 // limit
+    for whole, sliced in zip(*weights.values(), strict=True):
+        np.testing.assert_allclose(sliced, whole, atol=1e-5)
+    assert capsys.readouterr().out.count("cut into 2 slices") == 1
+    assert json.loads((tmp_path / "slices" / "settings.json").read_text()) == {"slices": 2}
+    resumed = trainer.Training(network, compile_network, tmp_path / "slices")
+    assert int(resumed.compiled.optimizer.iterations) == 2
     with pytest.raises(TrainingError, match="smaller --image-shape"):
         state.cut_batches("no memory", batch_size=2)
+
+
+def test_the_checkpoint_of_another_network_is_refused_by_name(tmp_path):
+    """Before anything of it is taken over."""
+    one, other = small_network(), small_network(recipe=WITHOUT_DROPOUT)
+    trainer.Training(one, compiler(one), tmp_path)
+    other.get_layer("fc6").bias.assign(np.full(8, 7.0))
+    with pytest.raises(
+        UserError, match=r"another network \((fc6|fc7|pool.)_dropout/seed is in one"
+    ):
+        trainer.Training(other, compiler(other), tmp_path)
+    np.testing.assert_array_equal(other.get_layer("fc6").bias.numpy(), 7.0)

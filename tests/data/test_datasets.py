@@ -1,0 +1,152 @@
+"""Every data set is found, read and trained on; what is wrong with one is named."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import evaluate
+from roadseg.data.datasets import DATASETS
+from roadseg.data.pictures import VOID, read_label, read_numbers
+from tests.small import error_line, run_camvid, run_main, run_predict
+
+
+def test_a_run_with_eleven_classes(trained_on_camvid):
+    """CamVid: number labels, the official split, a score for each class, painted pictures."""
+    result = json.loads((trained_on_camvid / "metrics.json").read_text())
+    assert list(result["classes"]) == list(DATASETS["camvid"].classes)
+    assert result["pictures"] == 2 and "perspective" not in result
+    painted = sorted(path.name for path in (trained_on_camvid / "pictures").iterdir())
+    assert painted == ["val_0.png", "val_1.png"]
+
+
+@pytest.fixture
+def own(tmp_path, random):
+    """A folder of somebody's own pictures with three classes; the second is the bright part."""
+    for folder in ("pictures", "masks", "testing"):
+        (tmp_path / folder).mkdir()
+    for index in range(10):
+        mask = random.integers(0, 3, 6, dtype=np.uint8).repeat(16)[:, None].repeat(64, axis=1)
+        picture = np.array([40, 220, 120], np.uint8)[mask][..., None].repeat(3, axis=-1)
+        Image.fromarray(picture).save(tmp_path / "pictures" / f"a {index}.jpg")
+        Image.fromarray(mask).save(tmp_path / "masks" / f"a {index}.png")
+    Image.fromarray(picture).save(tmp_path / "testing" / "new.png")
+    (tmp_path / "classes.txt").write_text("ground\nline\n\nräume\n", encoding="utf-8")
+    return tmp_path
+
+
+def run_data_set(name, folder, narrow_vgg):
+    """Train one epoch on a data set, into folder/runs/own."""
+    folders = ("--data-dir", folder, "--runs-dir", folder / "runs", "--run", "own")
+    sizes = ("--image-shape", 48, 32, "--epochs", 1, "--vgg", narrow_vgg)
+    return run_main("--dataset", name, *folders, *sizes)
+
+
+def test_a_run_on_somebodys_own_pictures(own, narrow_vgg, capsys):
+    """Trained, scored, painted, reported, predicted with and scored again, under their names."""
+    assert run_data_set("folder", own, narrow_vgg) == 0
+    run = own / "runs" / "own"
+    result = json.loads((run / "metrics.json").read_text())
+    assert list(result["classes"]) == ["ground", "line", "räume"] and result["pictures"] == 2
+    assert [path.name for path in (run / "pictures").iterdir()] == ["new.png"]
+    assert "räume" in (run / "report.html").read_text()
+    assert run_predict(run, own / "testing", "--save", "mask", "probability") == 0
+    assert read_numbers(run / "predictions" / "new_mask.png").max() <= 2
+    assert evaluate.main([str(run)]) == 0
+    assert json.loads((run / "metrics.json").read_text()) == result
+    (own / "classes.txt").write_text("ground\nroad\nräume\n", encoding="utf-8")
+    capsys.readouterr()
+    assert run_data_set("folder", own, narrow_vgg) == 2
+    assert "classes" in error_line(capsys)
+
+
+def test_own_pictures_validate_as_listed_or_the_last_of_them(own):
+    row = DATASETS["folder"]
+    parts = row.split(row.find(own)[0], 0)
+    assert [sample.name for sample in parts[1]] == ["a 8", "a 9"]
+    (own / "validation.txt").write_text("a 3.jpg\na 0\n")
+    parts = row.split(row.find(own)[0], 0)
+    assert [sample.name for sample in parts[1]] == ["a 0", "a 3"] and len(parts[0]) == 8
+    shutil.rmtree(own / "testing")
+    assert row.find(own)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda own: (own / "classes.txt").unlink(), "classes.txt: not found"),
+        (lambda own: (own / "classes.txt").write_text("road"), "1 names; expected 2"),
+        (lambda own: (own / "classes.txt").write_text("a\na\nb"), "all different"),
+        (lambda own: (own / "classes.txt").write_bytes(b"\xff\xfe\n1"), "no text in UTF-8"),
+        (lambda own: (own / "classes.txt").write_text("a\nb"), "the value 2 stands for no class"),
+        (lambda own: (own / "masks" / "a 4.png").unlink(), "a 4.png: this label is missing"),
+        (lambda own: shutil.rmtree(own / "pictures"), "no pictures found"),
+        (lambda own: (own / "validation.txt").write_text("nobody"), "names nobody, which is not"),
+        (lambda own: Image.new("RGB", (64, 96)).save(own / "masks" / "a 1.png"), "mode RGB"),
+    ],
+)
+def test_wrong_own_pictures_give_a_line_that_names_the_file(
+    spoil, message, own, narrow_vgg, capsys
+):
+    spoil(own)
+    assert run_data_set("folder", own, narrow_vgg) == 2
+    assert message in capsys.readouterr().err
+    assert not (own / "runs" / "own").exists()
+
+
+def write_cityscapes(folder, random):
+    """Three pictures to train on, one to validate and one to test, in the official layout."""
+    for part, count in {"train": 3, "val": 1, "test": 1}.items():
+        paths = [folder / kind / part / "bonn" for kind in ("leftImg8bit", "gtFine")]
+        for path in paths:
+            path.mkdir(parents=True)
+        for index in range(count):
+            name = f"bonn_{index:06d}_000019"
+            label = random.integers(0, 34, (32, 64), dtype=np.uint8)
+            label[0, 0] = 255
+            picture = random.integers(0, 256, (32, 64, 3), dtype=np.uint8)
+            Image.fromarray(picture).save(paths[0] / f"{name}_leftImg8bit.png")
+            Image.fromarray(label).save(paths[1] / f"{name}_gtFine_labelIds.png")
+    return folder
+
+
+def test_cityscapes_in_its_official_layout(narrow_vgg, tmp_path, random):
+    """Its numbers become its 19 classes; what it does not count is void."""
+    row = DATASETS["cityscapes"]
+    (sample, *_), testing = row.find(write_cityscapes(tmp_path / "cityscapes", random))
+    found, numbers = read_label(sample, row), np.asarray(Image.open(sample.label))
+    for number, name in {7: "road", 8: "sidewalk", 23: "sky", 26: "car", 33: "bicycle"}.items():
+        assert (found[numbers == number] == row.classes.index(name)).all()
+    assert (found[np.isin(numbers, [0, 6, 9, 18, 29, 30, 255])] == VOID).all()
+    assert len(row.classes) == 19 and len(np.unique(found)) == 20 and len(testing) == 1
+    assert run_data_set("cityscapes", tmp_path, narrow_vgg) == 0
+
+
+def spoil_camvid_by_another_number(folder):
+    path = folder / "trainannot" / "train_1.png"
+    label = np.asarray(Image.open(path)).copy()
+    label[3, 4] = 12
+    Image.fromarray(label).save(path)
+    return "train_1.png"
+
+
+def spoil_camvid_by_removing_a_label(folder):
+    (folder / "valannot" / "val_0.png").unlink()
+    return "val_0.png"
+
+
+def spoil_camvid_by_removing_it(folder):
+    shutil.rmtree(folder)
+    return "trainannot"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [spoil_camvid_by_another_number, spoil_camvid_by_removing_a_label, spoil_camvid_by_removing_it],
+)
+def test_wrong_camvid_gives_one_line_that_names_the_file(spoil, camvid, capsys):
+    name = spoil(camvid / "camvid")
+    assert run_camvid(camvid) == 2
+    assert name in capsys.readouterr().err.splitlines()[-1]

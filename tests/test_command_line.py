@@ -1,0 +1,179 @@
+"""The command line is frozen here: a flag, a default or a type that changes shows."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import bench
+import evaluate
+import export
+import main
+import predict
+import report
+from roadseg import errors
+from roadseg.command_line import exit_status
+
+COMMANDS = {module.__name__: module for module in (main, predict, evaluate, export, report, bench)}
+USAGE = {
+    "main": """[-h] [--dataset {auto,kitti,camvid,synthetic,cityscapes,folder}] [--data-dir DIR]
+        [--runs-dir DIR] [--run NAME] [--vgg conv|full|none|FILE] [--image-shape H W] [--epochs N]
+        [--batch-size N] [--learning-rate R]
+        [--precision {auto,float32,mixed_bfloat16,mixed_float16}] [--devices N] [--seed N]
+        [--limit N]""",
+    "predict": """[-h] [--output DIR]
+        [--save {overlay,mask,probability} [{overlay,mask,probability} ...]] [--scale S]
+        [--thorough] RUN PATH [PATH ...]""",
+    "evaluate": """[-h] [--data-dir DIR] [--part {validation,training}] [--submission FILE.zip]
+        [--thorough] RUN""",
+    "export": """[-h] --format {saved_model,onnx,litert,openvino} [--output PATH] RUN""",
+    "report": """[-h] RUN""",
+    "bench": """[-h] [--json FILE]""",
+}
+# Command, words -> what they are read as, with all that is not said.
+DEFAULTS = [
+    (
+        "main",
+        "",
+        {
+            "dataset": "auto",
+            "data_dir": Path("data"),
+            "runs_dir": Path("runs"),
+            "run": None,
+            "vgg": "conv",
+            "image_shape": None,  # the data set's own
+            "epochs": None,  # likewise
+            "batch_size": 4,
+            "learning_rate": 2e-4,
+            "precision": "auto",
+            "devices": None,
+            "seed": 0,
+            "limit": None,
+        },
+    ),
+    (
+        "predict",
+        "first a.png b.png",
+        {
+            "run": "first",
+            "paths": ["a.png", "b.png"],
+            "output": None,
+            "save": ["overlay"],
+            "scale": None,
+            "thorough": False,
+        },
+    ),
+    (
+        "evaluate",
+        "first",
+        {
+            "run": "first",
+            "data_dir": None,
+            "part": "validation",
+            "submission": None,
+            "thorough": False,
+        },
+    ),
+    ("export", "first --format onnx", {"run": "first", "format": "onnx", "output": None}),
+    ("report", "first", {"run": "first"}),
+    ("bench", "", {"json": None}),
+]
+# Likewise, of what is said alone.
+GIVEN = [
+    ("main", "--dataset camvid --data-dir d", {"dataset": "camvid", "data_dir": Path("d")}),
+    ("main", "--runs-dir nowhere --run new", {"runs_dir": Path("nowhere"), "run": "new"}),
+    ("main", "--vgg a.h5 --image-shape 32 96", {"vgg": "a.h5", "image_shape": [32, 96]}),
+    ("main", "--epochs 3 --batch-size 2", {"epochs": 3, "batch_size": 2}),
+    ("main", "--learning-rate 1 --seed 7", {"learning_rate": 1.0, "seed": 7}),
+    ("main", "--precision mixed_float16", {"precision": "mixed_float16"}),
+    ("main", "--devices 2 --limit 9", {"devices": 2, "limit": 9}),
+    ("predict", "first a --save mask overlay", {"save": ["mask", "overlay"]}),
+    ("predict", "first a --scale 2 --output o", {"scale": 2.0, "output": Path("o")}),
+    ("predict", "first a --thorough", {"thorough": True}),
+    ("evaluate", "first --part training", {"part": "training"}),
+    ("evaluate", "first --data-dir d --thorough", {"data_dir": Path("d"), "thorough": True}),
+    ("evaluate", "first --submission a.zip", {"submission": Path("a.zip")}),
+    ("export", "first --format onnx --output o", {"output": Path("o")}),
+    ("bench", "--json b.json", {"json": Path("b.json")}),
+]
+
+
+def read(command, words):
+    return vars(COMMANDS[command].parse_arguments(words.split()))
+
+
+def typed(values):
+    return {name: (type(value), value) for name, value in values.items()}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_flags_and_choices_are_these(command, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["program"])
+    with pytest.raises(SystemExit) as stopped:
+        COMMANDS[command].parse_arguments(["--help"])
+    usage = re.match(r"usage: program (.*?)\n\n", capsys.readouterr().out, re.DOTALL)[1]
+    assert usage.split() == USAGE[command].split() and stopped.value.code == 0
+
+
+@pytest.mark.parametrize(("command", "words", "expected"), DEFAULTS)
+def test_defaults_are_these(command, words, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where there are no runs
+    assert typed(read(command, words)) == typed(expected)
+
+
+@pytest.mark.parametrize(("command", "words", "expected"), GIVEN)
+def test_what_is_given_has_its_type(command, words, expected):
+    found = read(command, words)
+    assert typed({name: found[name] for name in expected}) == typed(expected)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "main --epochs 0",
+        "main --batch-size 1.5",
+        "main --seed -1",
+        "main --image-shape 10",
+        "main --learning-rate nan",
+        "main --learning-rate 0",
+        "main --dataset moon",
+        "predict first",
+        "predict first a.png --scale inf",
+        "predict first a.png --save movie",
+        "evaluate",
+        "export first",
+        "report",
+        "bench first",
+    ],
+)
+def test_wrong_usage_ends_with_status_2(words, capsys):
+    command, *arguments = words.split()
+    with pytest.raises(SystemExit) as stopped:
+        COMMANDS[command].main(arguments)
+    assert stopped.value.code == 2 and capsys.readouterr().err.startswith("usage: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (None, 0, ""),
+        (errors.UserError("a.png: no picture"), 2, "a.png: no picture\n"),
+        (errors.DownloadError("no network"), 2, "no network\n"),
+        (errors.FaultyPicturesError("a.png: torn"), 1, "a.png: torn\n"),
+        (errors.WrongAnswerError("differs"), 1, "differs\n"),
+        (errors.TrainingError("NaN"), 1, "training failed: NaN\n"),
+        (errors.LossError("NaN"), 1, "training failed: NaN\n"),
+        (errors.StopRequest(2), 130, "stopped by SIGINT\n"),
+        (errors.StopRequest(15), 143, "stopped by SIGTERM\n"),
+        (OSError(28, "No space left", "a.png"), 2, "a.png: No space left\n"),
+    ],
+    ids=repr,
+)
+def test_each_error_has_its_status_and_one_line(error, status, line, capsys):
+    def work(stopping):
+        if error:
+            raise error
+
+    assert exit_status(work) == status
+    assert capsys.readouterr().err == line

@@ -1,0 +1,28 @@
+"""Batches take no more memory the more pictures there are."""
+
+import tracemalloc
+
+import helper
+from tests.small import KITTI
+
+PAIR_BYTES = 4 * 96 * 320  # a picture and its label
+
+
+def test_pictures_that_do_not_fit_are_streamed_in_flat_memory(drawn, monkeypatch):
+    """A thousand pictures, of which a hundred fit into the half of the memory that they may use."""
+    labelled, _ = KITTI.find(drawn / "data_road")
+    samples = [labelled[number % len(labelled)] for number in range(1000)]
+    monkeypatch.setattr(helper, "free_memory_bytes", lambda: 200 * PAIR_BYTES)
+    get_batches_fn = helper.gen_batch_function(samples, KITTI, (96, 320))
+    used, count = {}, 0
+    # The process' own memory would tell of the tests before this one, too.
+    tracemalloc.start()
+    try:
+        for pictures, _ in get_batches_fn(20):
+            count += len(pictures)
+            used[count], _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert count == len(samples)
+    assert used[100] > 90 * PAIR_BYTES, used
+    assert max(used.values()) < used[200] + 20 * PAIR_BYTES, used
