@@ -59,7 +59,7 @@ def export(arguments, stopping):
 
     def predict_one(pictures):
         seen = predict_ahead(predict, pictures, np.asarray, lambda _: shape, batch_size=1)
-        return np.stack([probabilities for _, _, probabilities in seen])
+        return np.stack([probabilities.array() for _, _, probabilities in seen])
 
     pictures = pictures_to_check(data_set, settings)
     model({"picture": pictures[0][None]})  # Keras exports only a model that was called

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 
 from roadseg import devices, terminal
-from roadseg.answering.painting import encode_png, paint_classes
+from roadseg.answering.painting import choose_classes, encode_png, paint_classes
 from roadseg.answering.predictor import predict_samples
 from roadseg.data import download, vgg_weights
 from roadseg.data.augmentation import augment
@@ -148,7 +148,8 @@ def save_inference_samples(
     for sample, picture, probabilities in terminal.progress(
         output, total=len(samples), desc="painting", unit="picture"
     ):
-        painted = paint_classes(picture, probabilities, data_set.paint)
+        classes = choose_classes(np.moveaxis(probabilities, -1, 0))
+        painted = paint_classes(picture, classes, data_set.paint)
         path = folder / f"{sample.name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode_png(painted))

@@ -37,9 +37,12 @@ from roadseg.files import written_whole
 from roadseg.training import run_folder
 
 
+NAMES_SHOWN = 5  # of files that are passed over
+
+
 def paint_overlay(picture, probabilities, data_set):
     """Return the picture with its classes tinted: uint8 [H, W, 3]."""
-    return paint_classes(picture, probabilities, data_set.paint)
+    return paint_classes(picture, choose_classes(probabilities), data_set.paint)
 
 
 def choose_mask(picture, probabilities, data_set):
@@ -49,14 +52,14 @@ def choose_mask(picture, probabilities, data_set):
 
 def grey_probability(picture, probabilities, data_set):
     """Return the probability p of road, or of the last class: uint8 [H, W], round(255 p)."""
-    return to_confidence(probabilities[..., data_set.subject])
+    return to_confidence(probabilities.plane(data_set.subject))
 
 
 @dataclass(frozen=True)
 class Kind:
     """A kind of output."""
 
-    make: Callable  # (picture, probabilities, data set) -> uint8 picture
+    make: Callable  # (picture, Enlarged probabilities, data set) -> uint8 picture
     lossless: bool  # whether its numbers must not change
 
 
@@ -109,7 +112,7 @@ def predict_sources(arguments, stopping):
     Raises FaultyPicturesError at the end if an input can't be read.
     """
     folder = run_folder.find_run(arguments.run)
-    sources, faults = find_sources(arguments.paths), []
+    (sources, others), faults = find_sources(arguments.paths), []
     output = arguments.output or folder / "predictions"
     targets = plan_targets(sources, output, {kind: KINDS[kind].lossless for kind in arguments.save})
     predict, choose_shape, data_set = load_predictor(folder, arguments)
@@ -131,9 +134,20 @@ def predict_sources(arguments, stopping):
         write_all(bar, targets)
         rate = bar.n / (time.monotonic() - started)
         terminal.say(f"{output}: {bar.n} pictures or frames, {rate:.1f} a second")
+    tell_left_out(sources, others)
     if faults:
         raise FaultyPicturesError("\n".join(sorted(map(str, faults))))
     return rate
+
+
+def tell_left_out(sources, others):
+    """Say what was found and not answered: parts of the sources, and other files."""
+    for note in itertools.chain.from_iterable(source.notes for source in sources):
+        terminal.say(note)
+    if others:
+        names = ", ".join(path.name for path in others[:NAMES_SHOWN])
+        more = " …" if len(others) > NAMES_SHOWN else ""
+        terminal.say(f"{len(others)} files are neither pictures nor videos: {names}{more}")
 
 
 def read_frames(sources, tell_fault):

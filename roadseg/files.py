@@ -8,7 +8,6 @@ import os
 
 from roadseg.errors import UserError
 
-
 TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}  # names out of old archives survive
 
 

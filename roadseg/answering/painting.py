@@ -4,41 +4,39 @@ import struct
 import zlib
 
 import numpy as np
-import scipy
+import scipy.ndimage
 from PIL import Image
 
 # Painting
 TINT = 0.4  # share of the class's colour
-
 CONTOUR_SHARE = 0.006  # contour width / the picture's shorter side
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
 PNG_FILTER_UP = 2
-
 PNG_COLOURS = {2: 0, 3: 2}  # dimensions of the array -> PNG colour type: grey, RGB
 
 
-def choose_classes(probabilities):
-    """Return the most likely class of each pixel: uint8 [H, W] of float [H, W, C].
+def choose_classes(planes):
+    """Return the most likely class of each pixel: uint8 [H, W].
 
-    The later class wins a tie, so 0.5 is road.
+    planes: iterable of the probability of each class, float [H, W]. The later class wins a tie, so
+    0.5 is road.
     """
-    first, *others = np.moveaxis(probabilities, -1, 0)
-    best, classes = first.copy(), np.zeros(first.shape, np.uint8)
-    for index, plane in enumerate(others, start=1):
+    planes = iter(planes)
+    best = next(planes).copy()
+    classes = np.zeros(best.shape, np.uint8)
+    for index, plane in enumerate(planes, start=1):
         classes[plane >= best] = index
         np.maximum(best, plane, out=best)
     return classes
 
 
-def paint_classes(picture, probabilities, paint):
-    """Tint the most likely class of each pixel and draw contours.
+def paint_classes(picture, classes, paint):
+    """Tint the classes and draw their contours.
 
-    picture: uint8 [H, W, 3]; probabilities: float [H, W, C]; paint: {class index: (red, green,
-    blue)}, other classes are not painted. Returns uint8 [H, W, 3].
+    picture: uint8 [H, W, 3]; classes: uint8 [H, W]; paint: {class index: (red, green, blue)}, other
+    classes are not painted. Returns uint8 [H, W, 3].
     """
-    classes = choose_classes(probabilities)
     width = max(1, round(min(classes.shape) * CONTOUR_SHARE))
     original = Image.fromarray(picture)
     painted = original.copy()

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 from roadseg import devices
-from roadseg.data.pictures import WORKERS, map_ahead, read_image, resample
+from roadseg.data.pictures import WORKERS, map_ahead, read_image, resample, resize
 from roadseg.engine import keras
 
 PREDICTION_BATCH = 4  # pictures on each device
@@ -115,14 +115,36 @@ def in_tiles(predict, tile=TILE, reach=REACH):
     return predict_bounded
 
 
+class Enlarged:
+    """Class probabilities of a picture, enlarged from the network's size one class at a time.
+
+    All classes of a large picture at once would be gigabytes. It is the probabilities that are
+    resized: a resized mask has stairs.
+    """
+
+    def __init__(self, small, shape):
+        """small: float32 [h, w, C]; shape: (height, width) of the picture."""
+        self.small, self.shape = small, shape
+
+    def __iter__(self):
+        return map(self.plane, range(self.small.shape[-1]))
+
+    def plane(self, index):
+        """Return the probability of one class: float32 [H, W]."""
+        return resize(np.ascontiguousarray(self.small[..., index]), self.shape)
+
+    def array(self):
+        """Return all classes: float32 [H, W, C]."""
+        return resample(self.small, self.shape)
+
+
 def predict_ahead(predict, items, read, choose_shape, batch_size):
-    """Predict pictures in order and in their own size; threads read and resize meanwhile.
+    """Predict pictures in order; threads read and shrink them meanwhile.
 
     predict: function float32 [N, H, W, 3] -> float32 [N, H, W, C] probabilities; read: function
     item -> uint8 [H, W, 3], or None to skip it; choose_shape: function (height,
     width) -> shape in the network; batch_size: most pictures of one shape at a time.
-    Yields (item, picture, probabilities float32 [H, W, C]). Probabilities are resized, not masks:
-    a resized mask has stairs.
+    Yields (item, picture, Enlarged).
     """
 
     def shrink(item):
@@ -130,19 +152,12 @@ def predict_ahead(predict, items, read, choose_shape, batch_size):
             return None
         return item, picture, resample(picture, choose_shape(picture.shape[:2]))
 
-    def enlarge(seen):
-        item, picture, probabilities = seen
-        return item, picture, resample(probabilities, picture.shape[:2])
-
-    def predicted():
-        readable = filter(None, map_ahead(shrink, items))
-        for _, same in itertools.groupby(readable, key=lambda seen: seen[2].shape):
-            while batch := list(itertools.islice(same, batch_size)):
-                answers = predict(np.stack([small for _, _, small in batch]))
-                for (item, picture, _), probabilities in zip(batch, answers, strict=True):
-                    yield item, picture, probabilities
-
-    return map_ahead(enlarge, predicted(), WORKERS)
+    readable = filter(None, map_ahead(shrink, items, ahead=WORKERS))
+    for _, same in itertools.groupby(readable, key=lambda seen: seen[2].shape):
+        while batch := list(itertools.islice(same, batch_size)):
+            answers = predict(np.stack([small for _, _, small in batch]))
+            for (item, picture, _), probabilities in zip(batch, answers, strict=True):
+                yield item, picture, Enlarged(probabilities, picture.shape[:2])
 
 
 def predict_samples(predict, samples, image_shape, batch_size=1):
@@ -152,10 +167,11 @@ def predict_samples(predict, samples, image_shape, batch_size=1):
     (sample, picture uint8 [H, W, 3], probabilities float32 [H, W, C]). Raises UserError for a
     picture that can't be read.
     """
-    return predict_ahead(
+    answers = predict_ahead(
         predict,
         samples,
         lambda sample: read_image(sample.picture),
         lambda _: image_shape,
         batch_size,
     )
+    return map_ahead(lambda seen: (*seen[:2], seen[2].array()), answers, WORKERS)

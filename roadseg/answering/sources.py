@@ -1,8 +1,10 @@
 """Find the pictures and videos to predict, and plan where their outputs go."""
 
+import collections
 import contextlib
 import glob
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
@@ -10,18 +12,23 @@ from PIL import Image
 from roadseg.answering import video
 from roadseg.answering.painting import encode_png
 from roadseg.data.layouts import PICTURE_SUFFIXES
-from roadseg.data.pictures import read_image
+from roadseg.data.pictures import count_pictures, read_image
 from roadseg.errors import UserError
 
-SUFFIXES = (*PICTURE_SUFFIXES, *video.SUFFIXES, ".gif")  # found in folders
+SUFFIXES = (*PICTURE_SUFFIXES, *video.SUFFIXES)  # found in folders
+LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini")  # and what begins with a dot
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture to read, one frame long. name: stem of its outputs."""
+    """A picture to read, one frame long.
+
+    name: stem of its outputs; notes: lines about what is left out.
+    """
 
     path: Path
     name: str
+    notes: list[str] = field(default_factory=list, compare=False)
     expected = 1  # frames
 
     def __iter__(self):
@@ -29,6 +36,8 @@ class Picture:
 
     def read(self, frame):
         """Read uint8 [H, W, 3]."""
+        if (count := count_pictures(frame)) > 1:
+            self.notes.append(f"{frame}: holds {count} pictures; the first is done")
         return read_image(frame)
 
     def suffix(self, lossless):
@@ -48,37 +57,56 @@ class Picture:
 def find_sources(paths):
     """Find pictures and videos.
 
-    paths: files, folders, globs, "camera:0". Returns Pictures and Videos; their name is the path
-    below the folder given, without suffix where that is unique. Raises UserError for a path that
-    matches nothing.
+    paths: files, folders with all below, globs, "camera:0". Returns (Pictures and Videos, files of
+    folders that are neither). The name of a source is the path below the folder given, without
+    suffix where that is unique. Raises UserError for a path that matches nothing.
     """
-    found = {}
+    found, others = {}, []
     for text in paths:
-        files = _find_files(text)
+        files = _find_files(text, others)
         if not files:
             raise UserError(
                 f"{text}: nothing found; expected a picture, a video, a folder, a glob, or camera:0"
             )
         found |= files
     names = [relative.with_suffix("").as_posix() for relative in found.values()]
+    count = collections.Counter(names)
     return [
         (video.Video if is_video(path) else Picture)(
-            path, name if names.count(name) == 1 else relative.as_posix()
+            path, name if count[name] == 1 else relative.as_posix()
         )
         for (path, relative), name in zip(found.items(), names, strict=True)
-    ]
+    ], others
 
 
-def _find_files(text):
-    """Return {path: path below the folder given} of what the text matches."""
+def _find_files(text, others):
+    """Return {path: path below the folder given} of what the text matches.
+
+    others: list that gets the files of a folder that are neither pictures nor videos.
+    """
     path = Path(text)
     if text.startswith(video.CAMERA):
         return {text: Path(text.replace(":", "_"))}
     if path.is_dir():
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-        return {file: file.relative_to(path) for file in inside}
+        inside = sorted(_walk(path))
+        others += [file for file in inside if file.suffix.lower() not in SUFFIXES]
+        return {file: file.relative_to(path) for file in inside if file.suffix.lower() in SUFFIXES}
     matches = [path] if path.is_file() else map(Path, sorted(glob.glob(text)))
     return {file: Path(file.name) for file in matches}
+
+
+def _walk(folder):
+    """Yield all files below a folder, also behind links, but for what systems leave there."""
+    seen = set()
+    for top, folders, names in os.walk(folder, followlinks=True):
+        here = os.path.realpath(top)
+        if here in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(here)
+        for name in names:
+            if not name.startswith(".") and name.lower() not in LEFT_BY_SYSTEMS:
+                yield Path(top) / name
 
 
 def is_video(path):

@@ -10,21 +10,8 @@ import numpy as np
 from roadseg.errors import UserError
 
 SUFFIXES = (
-    ".3gp",
-    ".avi",
-    ".flv",
-    ".m2ts",
-    ".m4v",
-    ".mkv",
-    ".mov",
-    ".mp4",
-    ".mpeg",
-    ".mpg",
-    ".mts",
-    ".ogv",
-    ".ts",
-    ".webm",
-    ".wmv",
+    *(".3gp", ".avi", ".flv", ".h264", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
+    *(".mts", ".ogv", ".ts", ".webm", ".wmv", ".gif"),
 )
 CAMERA = "camera:"  # then its number
 CAMERAS = {  # system: (FFmpeg's format, its name of a camera)
@@ -33,6 +20,7 @@ CAMERAS = {  # system: (FFmpeg's format, its name of a camera)
     "Windows": ("dshow", "video={}"),
 }
 MISSING_SECONDS = 0.25  # a video may lack at its end and still count as complete
+NO_FILMS = ("tty",)  # FFmpeg would show any text as a film of letters
 USUAL_RATE = 25  # frames a second, where the file does not say
 
 
@@ -43,23 +31,25 @@ class Codec:
     suffix: str
     name: str
     pixel_format: str
-    odd_pixel_format: str  # for odd height or width: 4:2:0 needs even
     options: dict
+    has_sound: bool  # whether the source's sound is copied beside the pictures
 
     def encode(self, picture):
         """Convert uint8 [H, W, 3] or [H, W] to the codec's colours. Returns av.VideoFrame."""
         if picture.ndim == 2:
             return av.VideoFrame.from_ndarray(picture, "gray")
-        odd = picture.shape[0] % 2 or picture.shape[1] % 2
+        # 4:2:0, all that every player shows, needs even sizes: the border pixel is repeated.
+        even = [(0, size % 2) for size in picture.shape[:2]]
+        picture = np.pad(picture, [*even, (0, 0)], mode="edge")
         return av.VideoFrame.from_ndarray(picture, "rgb24").reformat(
-            format=self.odd_pixel_format if odd else self.pixel_format,
+            format=self.pixel_format,
             dst_colorspace="ITU709",
             dst_color_range="MPEG",  # what players expect of H.264
         )
 
 
-TO_WATCH = Codec(".mp4", "libx264", "yuv420p", "yuv444p", {"crf": "20", "preset": "veryfast"})
-LOSSLESS_GREY = Codec(".mkv", "ffv1", "gray", "gray", {})
+TO_WATCH = Codec(".mp4", "libx264", "yuv420p", {"crf": "20", "preset": "veryfast"}, True)
+LOSSLESS_GREY = Codec(".mkv", "ffv1", "gray", {}, False)
 CODECS = {False: TO_WATCH, True: LOSSLESS_GREY}  # by lossless
 
 
@@ -68,13 +58,15 @@ class Video:
 
     path: a file, or "camera:0"; name: stem of its outputs. Iterating opens it and yields
     av.VideoFrames in display order, the first at time 0. Raises UserError if nothing can be read,
-    and at the end if it is damaged or cut off.
+    and at the end if it is damaged or cut off. notes: lines about what is left out.
     """
 
     def __init__(self, path, name=None):
         self.path, self.name = path, name
         self.rate = self.time_base = self.pixel_shape = None  # set by the first frame
+        self.start_seconds = 0.0  # of the first frame, in the file's own time
         self.expected = 0  # frames; 0: unknown
+        self.notes = []
         if not str(path).startswith(CAMERA):
             with contextlib.suppress(UserError), self._opened() as stream:
                 rate = stream.average_rate or 0
@@ -84,9 +76,15 @@ class Video:
     def _opened(self):
         try:
             with av.open(**_address(self.path)) as container:
-                if not container.streams.video:
+                if container.format.name in NO_FILMS:
+                    raise UserError(f"{self.path}: neither a picture nor a video")
+                pictures = av.stream.Disposition.attached_pic  # covers, as of music
+                films = [s for s in container.streams.video if not s.disposition & pictures]
+                if not films:
                     raise UserError(f"{self.path}: no video stream in this file")
-                yield container.streams.video[0]
+                if len(films) > 1:
+                    self.notes = [f"{self.path}: holds {len(films)} videos; the first is done"]
+                yield films[0]
         except (av.FFmpegError, OSError) as error:
             raise UserError(
                 f"{self.path}: no video that can be read ({error.strerror}): empty, cut off, "
@@ -100,7 +98,7 @@ class Video:
             self.rate, self.time_base = stream.average_rate or USUAL_RATE, stream.time_base
             self.pixel_shape = stream.sample_aspect_ratio
             frames, end, damaged = 0, 0.0, 0
-            for frame in _in_time(_decode(stream)):
+            for frame in self._in_time(_decode(stream)):
                 damaged += frame is None or frame.is_corrupt
                 if frame is not None:
                     frames += 1
@@ -108,6 +106,21 @@ class Video:
                     end += float(frame.duration * stream.time_base) or 1 / self.rate
                     yield frame
             self._expect_whole(frames, end, _seconds(stream) or end, damaged)
+
+    def _in_time(self, frames):
+        """Make times begin at 0 and increase: in some videos they are missing or repeat.
+
+        A raw stream has none at all; its frames follow one another at the stream's rate.
+        """
+        first, last, step = None, -1, round(1 / (self.rate * self.time_base))
+        for frame in frames:
+            if frame is not None:
+                if frame.pts is None:
+                    frame.pts = 0 if last < 0 else last + (frame.duration or step)
+                if first is None:
+                    first, self.start_seconds = frame.pts, float(frame.pts * self.time_base)
+                frame.pts = last = max(last + 1, frame.pts - first)
+            yield frame
 
     def _expect_whole(self, frames, end, seconds, damaged):
         """Raise UserError unless all frames were found and undamaged."""
@@ -177,14 +190,37 @@ def _decode(stream):
             yield None
 
 
-def _in_time(frames):
-    """Make times begin at 0 and increase: in some videos they are missing or repeat."""
-    first, last = None, -1
-    for frame in frames:
-        if frame is not None:
-            first = (frame.pts or 0) if first is None else first
-            frame.pts = last = max(last + 1, (frame.pts or 0) - first)
-        yield frame
+class Sound:
+    """The sound of a video, copied packet by packet beside the pictures that are made of it."""
+
+    def __init__(self, source, container):
+        """source: Video that is being read; container: to write to."""
+        self.source, self.next, self.packets = source, None, iter(())
+        if str(source.path).startswith(CAMERA):
+            return
+        self.input, self.copies = av.open(str(source.path)), {}
+        for stream in self.input.streams.audio:
+            try:
+                self.copies[stream.index] = container.add_stream_from_template(stream)
+            except (av.FFmpegError, ValueError):
+                name = stream.codec_context.name
+                source.notes.append(f"{source.path}: its sound ({name}) does not fit into .mp4")
+        if self.copies:
+            self.packets = self.input.demux([self.input.streams[i] for i in self.copies])
+
+    def copy_until(self, seconds, container):
+        """Copy what is heard up to a time of the pictures."""
+        while (packet := self.next or next(self.packets, None)) is not None:
+            self.next = packet
+            if packet.pts is not None:
+                if float(packet.pts * packet.time_base) - self.source.start_seconds > seconds:
+                    return
+                shift = round(self.source.start_seconds / packet.time_base)
+                packet.pts, packet.dts = packet.pts - shift, (packet.dts or packet.pts) - shift
+                packet.stream = self.copies[packet.stream.index]
+                if packet.pts >= 0:
+                    container.mux(packet)
+            self.next = None
 
 
 class VideoWriter:
@@ -197,7 +233,8 @@ class VideoWriter:
     def __init__(self, path, codec, source):
         self.container = av.open(str(path), "w")
         self.stream = self.container.add_stream(codec.name, source.rate, options=codec.options)
-        self.source = source
+        self.source, self.seconds = source, 0.0
+        self.sound = Sound(source, self.container) if codec.has_sound else None
 
     def _set_up(self, context, frame):
         self.stream.time_base = context.time_base = self.source.time_base
@@ -221,10 +258,15 @@ class VideoWriter:
             encoded.pts, encoded.duration = frame.pts, frame.duration or 0
             encoded.time_base = self.source.time_base
             self.container.mux(self.stream.encode(encoded))
+            self.seconds = float(frame.pts * self.source.time_base)
+            if self.sound:
+                self.sound.copy_until(self.seconds, self.container)
 
         return write
 
     def __exit__(self, *failure):
         if self.stream.codec_context.is_open:
             self.container.mux(self.stream.encode(None))
+            if self.sound:
+                self.sound.copy_until(self.seconds + 1 / self.source.rate, self.container)
         self.container.close()

@@ -4,8 +4,10 @@ import collections
 import contextlib
 import itertools
 import os
+import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -49,6 +51,12 @@ def picture_shape(path):
     """Return the (height, width) of a picture as it is stored; its pixels are not read."""
     with _opened(path) as picture:
         return picture.height, picture.width
+
+
+def count_pictures(path):
+    """Return how many pictures a file holds: an animation, or pages, has more than one."""
+    with _opened(path) as picture:
+        return getattr(picture, "n_frames", 1)
 
 
 def is_turned(path):
@@ -169,8 +177,18 @@ def decode_label(values, table, path):
 
 
 def free_memory_bytes():
-    """Return the free memory; 2 GiB if the system does not say."""
+    """Return how much memory this process may still take, as far as the system tells (Linux).
+
+    What files fill as a cache counts as free; a container's limit counts like the machine's.
+    """
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # not on every system
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) << 10
+    except (OSError, StopIteration):
         return 2 << 30
+    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit
+        group = Path("/sys/fs/cgroup")
+        cached = re.search(r"^inactive_file (\d+)", (group / "memory.stat").read_text(), re.M)
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, limit - used + int(cached[1]))
+    return max(free, 0)

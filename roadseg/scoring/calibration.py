@@ -9,6 +9,7 @@ from roadseg.scoring.metrics import count_from, count_pairs
 LARGEST_LOG_ODDS = 16.0
 LOG_ODDS_BINS = 1024  # from -LARGEST_LOG_ODDS to +LARGEST_LOG_ODDS
 RELIABILITY_BINS = 15
+BOUNDS = ((0.1, 10.0), (-10.0, 10.0))  # of slope and offset: a class never becomes the other
 
 
 def log_odds_counts(label, probability):
@@ -77,17 +78,21 @@ def calibration_scores(counts):
 def fit_calibration(counts):
     """Fit the slope and offset that calibrate log-odds, by maximum likelihood (Platt scaling).
 
-    counts: int64 of `log_odds_counts`, summed. Returns (slope, offset), (1, 0) if a
-    class is missing. (J. Platt: Probabilistic Outputs for Support Vector Machines, 1999; C. Guo et
-    al.: On Calibration of Modern Neural Networks, arXiv:1706.04599)
+    counts: int64 of `log_odds_counts`, summed. Returns (slope, offset) within BOUNDS, (1, 0) if a
+    class is missing. Targets are Platt's, a little off 0 and 1, so that data without any error do
+    not ask for an infinite slope. (J. Platt: Probabilistic Outputs for Support Vector Machines,
+    1999; C. Guo et al.: On Calibration of Modern Neural Networks, arXiv:1706.04599)
     """
-    if not counts.sum(axis=1).all():
+    others, roads = counts.sum(axis=1).tolist()
+    if not others or not roads:
         return 1.0, 0.0
-    (other, road), log_odds = counts / counts.sum(), bin_log_odds()
+    targets = np.array([[1 / (others + 2)], [(roads + 1) / (roads + 2)]])
+    road = (counts * targets).sum(axis=0) / counts.sum()
+    other, log_odds = counts.sum(axis=0) / counts.sum() - road, bin_log_odds()
 
     def loss(answer):
         calibrated = answer[0] * log_odds + answer[1]
         hits, rejections = (scipy.special.log_expit(sign * calibrated) for sign in (1, -1))
         return -(road @ hits + other @ rejections)
 
-    return tuple(scipy.optimize.minimize(loss, (1.0, 0.0)).x.tolist())
+    return tuple(scipy.optimize.minimize(loss, (1.0, 0.0), bounds=BOUNDS).x.tolist())
