@@ -36,7 +36,6 @@ from roadseg.errors import FaultyPicturesError, UserError
 from roadseg.files import written_whole
 from roadseg.training import run_folder
 
-
 NAMES_SHOWN = 5  # of files that are passed over
 
 
@@ -131,7 +130,7 @@ def predict_sources(arguments, stopping):
     until_stopped = itertools.takewhile(lambda _: not stopping.requested, encoded)
     total, started = sum(source.expected for source in sources) or None, time.monotonic()
     with stopping.deferred(), terminal.progress(until_stopped, total=total, unit="picture") as bar:
-        write_all(bar, targets)
+        write_all(bar, targets, faults.append)
         rate = bar.n / (time.monotonic() - started)
         terminal.say(f"{output}: {bar.n} pictures or frames, {rate:.1f} a second")
     tell_left_out(sources, others)
@@ -170,17 +169,29 @@ def encode_answer(answer, kinds, data_set):
     return source, frame, encoded
 
 
-def write_all(encoded, targets):
-    """Write (source, frame, {kind: encoded picture}) to the targets, source by source."""
+def write_all(encoded, targets, tell_fault):
+    """Write (source, frame, {kind: encoded picture}) to the targets, one source after the other.
+
+    A file that can't be written is told, and the other sources go on.
+    """
     for source, frames in itertools.groupby(encoded, key=lambda item: item[0]):
-        with contextlib.ExitStack() as files:
-            writes = {
-                kind: open_target(files, path, source, KINDS[kind].lossless)
-                for kind, path in targets[source].items()
-            }
-            for _, frame, pictures in frames:
-                for kind, picture in pictures.items():
-                    writes[kind](picture, frame)
+        try:
+            write_source(frames, source, targets[source])
+        except OSError as error:
+            path = error.filename or next(iter(targets[source].values()))
+            tell_fault(UserError(f"{path}: {error.strerror or error}"))
+
+
+def write_source(frames, source, paths):
+    """Write all frames of a source; paths: {kind: path}."""
+    with contextlib.ExitStack() as files:
+        writes = {
+            kind: open_target(files, path, source, KINDS[kind].lossless)
+            for kind, path in paths.items()
+        }
+        for _, frame, pictures in frames:
+            for kind, picture in pictures.items():
+                writes[kind](picture, frame)
 
 
 def open_target(files, path, source, lossless):

@@ -11,6 +11,7 @@ import stat
 import time
 import urllib.request
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -130,7 +131,7 @@ def unpack(archive, name, folder):
             ):
                 opened.extract(entry, unpacking)
         os.replace(unpacking / name, folder / name)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
         raise UserError(
             f"{archive}: not a complete zip file ({error}); download it again"
         ) from error
