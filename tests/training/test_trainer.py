@@ -16,7 +16,7 @@ from roadseg.answering.predictor import predictor
 from roadseg.data.pictures import VOID
 from roadseg.errors import LossError, StopRequest, TrainingError, UserError
 from roadseg.scoring.evaluation import score_pictures
-from roadseg.training import checkpoint, trainer
+from roadseg.training import checkpoint, run_folder, trainer
 from tests.small import (
     SMALL_RECIPE,
     Repeat,
@@ -125,6 +125,20 @@ def test_float16_trains_a_step_and_resumes(float16, tmp_path):
     for name, variable in here.items():
         one, other = map(keras.ops.convert_to_numpy, (variable, there[name]))
         np.testing.assert_array_equal(one, other, name)
+
+
+def test_float16_can_be_asked_for_on_the_command_line(narrow_vgg, drawn, tmp_path):
+    """One step on one picture: it moves the weights, and the row of the log has numbers."""
+    words = ("--vgg", narrow_vgg, "--precision", "mixed_float16", "--limit", 1, "--epochs", 1)
+    assert run_kitti(drawn, tmp_path, *words) == 0
+    arrays, progress = checkpoint.load(tmp_path / "first", pytest.fail)
+    assert run_folder.earlier_settings(tmp_path / "first")["training_precision"] == words[3]
+    (row,) = progress.history
+    assert np.isfinite([row["loss"], row["val_loss"], row["val_max_f"]]).all()
+    with np.load(narrow_vgg) as before:
+        moved = [not np.array_equal(before[name], arrays[name]) for name in before]
+        frozen = [name.startswith(("block1", "block2")) for name in before]
+    assert moved == [not is_frozen for is_frozen in frozen]
 
 
 class StopAt(stopping.Stopping):
