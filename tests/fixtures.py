@@ -40,7 +40,7 @@ def bfloat16():
 
 @pytest.fixture(scope="session")
 def narrow_vgg(tmp_path_factory):
-    """The path of a VGG16 with four channels a layer, for --vgg: a network in a tenth of the time."""
+    """The path of a VGG16 with four channels a layer, for --vgg."""
     path = tmp_path_factory.mktemp("vgg") / "narrow.npz"
     np.savez(path, **narrow_weights())
     return path

@@ -132,9 +132,9 @@ def _judge(looks, counts, data_set):
     if not faults:
         training, validation = counts
         labels = looks[0][0].label.parent
-        faults += _class_faults(labels, looks[:training], "training", 2, data_set)
         validating = looks[training : training + validation]
-        faults += _class_faults(labels, validating, "validation", 1, data_set)
+        faults = _class_faults(labels, looks[:training], "training", 2, data_set)
+        faults = faults or _class_faults(labels, validating, "validation", 1, data_set)
     if faults:
         raise UserError("\n".join(faults))
 

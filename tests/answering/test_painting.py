@@ -11,7 +11,7 @@ from roadseg.answering.painting import choose_classes, encode_png, paint_classes
 
 def test_the_most_likely_class_is_chosen_and_of_equal_ones_the_last(random):
     probabilities = random.integers(0, 4, (20, 30, 5)).astype(np.float32)  # with many ties
-    classes = choose_classes(probabilities)
+    classes = choose_classes(np.moveaxis(probabilities, -1, 0))
     assert classes.dtype == np.uint8
     for place in np.ndindex(20, 30):
         chances = probabilities[place].tolist()
@@ -23,7 +23,7 @@ def test_painting_tints_classes_and_draws_their_contours():
     picture = np.full((9, 9, 3), 100, np.uint8)
     road = np.full((9, 9), 0.49, np.float32)
     road[2:, 2:7] = 0.5
-    painted = paint_classes(picture, np.stack([1 - road, road], axis=-1), {1: (0, 200, 255)})
+    painted = paint_classes(picture, choose_classes([1 - road, road]), {1: (0, 200, 255)})
     expected = np.full((9, 9, 3), 100)
     expected[2:, 2:7] = 0, 200, 255
     expected[3:, 3:6] = 60, 140, 162

@@ -43,8 +43,8 @@ def test_a_frame_of_a_video_is_predicted_as_the_same_picture(trained, frames, tm
         for number, picture in enumerate(pictures):
             still = np.asarray(Image.open(out / f"p{number:02d}_{kind}.png"))
             if kind == "overlay":  # compressed; other frames are some 60 away
-                assert picture.shape == still.shape == (31, 45, 3)
-                assert np.abs(picture.astype(int) - still).mean() < 10
+                assert still.shape == (31, 45, 3) and picture.shape == (32, 46, 3)  # even sizes
+                assert np.abs(picture[:31, :45].astype(int) - still).mean() < 10
             else:
                 np.testing.assert_array_equal(picture, still)
 

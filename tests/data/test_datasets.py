@@ -84,7 +84,7 @@ def test_own_pictures_validate_as_listed_or_the_last_of_them(own):
         (lambda own: (own / "masks" / "a 4.png").unlink(), "a 4.png: this label is missing"),
         (lambda own: shutil.rmtree(own / "pictures"), "no pictures found"),
         (lambda own: (own / "validation.txt").write_text("nobody"), "names nobody, which is not"),
-        (lambda own: Image.new("RGB", (64, 96)).save(own / "masks" / "a 1.png"), "mode RGB"),
+        (lambda own: Image.new("RGB", (64, 96), "red").save(own / "masks/a 1.png"), "mode RGB"),
     ],
 )
 def test_wrong_own_pictures_give_a_line_that_names_the_file(
