@@ -10,7 +10,7 @@ from roadseg.answering.painting import choose_classes, encode_png, paint_classes
 from roadseg.answering.predictor import predict_samples
 from roadseg.data import download, vgg_weights
 from roadseg.data.augmentation import augment
-from roadseg.data.datasets import DATASETS, locate
+from roadseg.data.datasets import DATASETS, is_too_deep, locate
 from roadseg.data.pictures import WORKERS, free_memory_bytes, map_ahead, read_image, read_label
 from roadseg.drawn import scenes
 from roadseg.errors import DownloadError
@@ -47,9 +47,11 @@ def _bring(name, data_dir):
     """Find, download or draw a data set. Returns (name, its row, its folder)."""
     row = DATASETS[name]
     folder = data_dir / row.folder
-    if row.drawn:
+    if is_too_deep(row, data_dir):
+        pass  # which `locate` tells, before anything is drawn or downloaded into it
+    elif row.drawn:
         scenes.draw_data_set(folder, DRAWN_TRAINING, DRAWN_TESTING)
-    elif row.remote and not folder.is_dir() and data_dir.name != row.folder:
+    elif row.remote and not folder.is_dir():
         archive = data_dir / f"{row.folder}.zip"
         download.download(row.remote, archive)
         download.unpack(archive, row.folder, data_dir)

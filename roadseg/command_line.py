@@ -4,6 +4,7 @@ import argparse
 import math
 import sys
 
+from roadseg import terminal
 from roadseg.errors import StopRequest, TrainingError, UserError
 from roadseg.stopping import Stopping
 
@@ -42,9 +43,11 @@ def add_thorough(parser):
 
 def exit_status(work):
     """Call work(Stopping) and print its error, if any. Returns the exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a letter that a console lacks never ends a run
-            stream.reconfigure(errors="backslashreplace")
+    with terminal.consoles():
+        return _exit_status(work)
+
+
+def _exit_status(work):
     try:
         with Stopping() as stopping:
             work(stopping)

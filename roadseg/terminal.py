@@ -8,6 +8,50 @@ import tempfile
 from tqdm import tqdm
 
 
+class Console:
+    """A stream of text that never ends a run.
+
+    A letter that it lacks is shown otherwise; where it is gone (a closed pipe, a full disk), what
+    is written is lost.
+    """
+
+    def __init__(self, stream):
+        self.stream = stream
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def write(self, text):
+        self._try(lambda: self.stream.write(text))
+
+    def flush(self):
+        self._try(self.stream.flush)
+
+    def _try(self, function):
+        try:
+            function()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.stream.fileno())
+            os.close(nowhere)
+
+
+@contextlib.contextmanager
+def consoles():
+    """Make standard output and error Consoles in the body."""
+    before = sys.stdout, sys.stderr
+    with open(os.devnull, "w") as nowhere:  # for one that was closed from the beginning
+        sys.stdout, sys.stderr = (Console(stream or nowhere) for stream in before)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            sys.stdout, sys.stderr = before
+
+
 @contextlib.contextmanager
 def quiet_standard_error():
     """Hold back what libraries write to file descriptor 2; show it if the body fails."""

@@ -3,7 +3,9 @@
 import dataclasses
 import fractions
 import importlib.util
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import av
@@ -182,6 +184,21 @@ def write_video(
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+PNG_GREY, PNG_RGB = 0, 2
+
+
+def write_png(path, size, bits, colours, content):
+    """Write a PNG file by hand. size: (width, height); bits: of a number; content: its rows."""
+
+    def chunk(kind, content):
+        parts = kind + content
+        return struct.pack(">I", len(content)) + parts + struct.pack(">I", zlib.crc32(parts))
+
+    header = struct.pack(">IIBBBBB", *size, bits, colours, 0, 0, 0)
+    chunks = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(content)), chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
 
 
 def zip_of(entries, path):

@@ -1,6 +1,8 @@
 """The command line is frozen here: a flag, a default or a type that changes shows."""
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import predict
 import report
 from roadseg import errors
 from roadseg.command_line import exit_status
+from tests.small import HERE
 
 COMMANDS = {module.__name__: module for module in (main, predict, evaluate, export, report, bench)}
 USAGE = {
@@ -177,3 +180,44 @@ def test_each_error_has_its_status_and_one_line(error, status, line, capsys):
 
     assert exit_status(work) == status
     assert capsys.readouterr().err == line
+
+
+def test_letters_that_a_console_lacks_do_not_end_a_run():
+    """They are written in another way, and the status is that of the work."""
+    code = (
+        "import sys\nfrom roadseg import command_line, errors, terminal\n"
+        "def work(_):\n"
+        "    terminal.say('данные')\n"
+        "    raise errors.FaultyPicturesError('улица')\n"
+        "sys.exit(command_line.exit_status(work))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=HERE,
+        env=os.environ | {"PYTHONIOENCODING": "cp1252"},
+        capture_output=True,
+    )
+    assert done.returncode == 1
+    assert done.stdout.startswith(rb"\u0434\u0430") and done.stderr.startswith(rb"\u0443\u043b")
+
+
+@pytest.mark.parametrize("where", ["closed pipe", "full disk"])
+def test_a_console_that_takes_nothing_does_not_end_a_run(where, tmp_path):
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom roadseg import command_line, terminal\n"
+        "def work(_):\n"
+        "    for _ in terminal.progress(range(3)): terminal.say('a' * 100_000)\n"
+        "    Path(sys.argv[1]).write_text('done')\n"
+        "sys.exit(command_line.exit_status(work))"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "result"]
+    if where == "closed pipe":
+        reading, writing = os.pipe()
+        os.close(reading)
+    else:
+        writing = os.open("/dev/full", os.O_WRONLY)
+    try:
+        assert subprocess.run(command, cwd=HERE, stdout=writing, stderr=writing).returncode == 0
+    finally:
+        os.close(writing)
+    assert (tmp_path / "result").read_text() == "done"

@@ -3,7 +3,14 @@
 import json
 import shutil
 
+import pytest
+from PIL import Image
+
 import evaluate
+from roadseg.data import download
+from roadseg.drawn import scenes
+from roadseg.errors import UserError
+from roadseg.scoring.submission import pack_submission
 from tests.small import error_line
 
 
@@ -40,3 +47,64 @@ def test_no_submission_without_kittis_testing_pictures(trained, tmp_path, capsys
     path = tmp_path / "submission.zip"
     assert evaluate.main([str(trained), "--submission", str(path)]) == 2
     assert "3 testing pictures" in error_line(capsys) and not path.exists()
+
+
+def copy_run(trained, folder, **changes):
+    """Copy a run and change its settings. Returns its folder."""
+    shutil.copytree(trained, folder)
+    settings = json.loads((folder / "settings.json").read_text()) | changes
+    (folder / "settings.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_other_files_than_those_of_the_training_are_scored_on_the_terminal_alone(
+    trained, spoilt, tmp_path, capsys
+):
+    """They are named, metrics.json stays; the same files in another place are the same."""
+    run = copy_run(trained, tmp_path / "run")
+    before = (run / "metrics.json").read_bytes()
+    assert evaluate.main([str(run), "--data-dir", str(spoilt)]) == 0
+    assert "not the files" not in capsys.readouterr().out
+    assert (run / "metrics.json").read_bytes() == before
+    parts = spoilt / "data_road" / "training"
+    for old, new in {"image_2/uu_000004": "image_2/uu_000005"}.items():
+        picture = Image.open(parts / f"{old}.png")
+        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(parts / f"{new}.png")
+    label = "gt_image_2/uu_road_00000{}.png"
+    shutil.copy(parts / label.format(4), parts / label.format(5))
+    assert evaluate.main([str(run), "--data-dir", str(spoilt)]) == 0
+    said = capsys.readouterr().out
+    assert f"{spoilt / 'data_road'}: these are not the files of the run's training" in said
+    assert "training/image_2/uu_000005.png" in said and "terminal alone" in said
+    assert (run / "metrics.json").read_bytes() == before
+
+
+def test_classes_in_another_order_are_not_scored(trained, tmp_path, capsys):
+    (tmp_path / "classes.txt").write_text("road\nother\n")
+    run = copy_run(
+        trained, tmp_path / "run", dataset="folder", classes=["other", "road"], data_dir="nowhere"
+    )
+    before = (run / "metrics.json").read_bytes()
+    assert evaluate.main([str(run), "--data-dir", str(tmp_path)]) == 2
+    assert "has the classes road, other; this run has other, road" in error_line(capsys)
+    assert (run / "metrics.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("data_set", ["kitti", "synthetic", "folder"])
+def test_data_that_are_not_there_are_neither_downloaded_nor_drawn(
+    data_set, trained, tmp_path, monkeypatch, capsys
+):
+    for place, function in ((download, "download"), (scenes, "draw_data_set")):
+        monkeypatch.setattr(place, function, lambda *_: pytest.fail("brought"))
+    nowhere = tmp_path / "nowhere"
+    run = copy_run(trained, tmp_path / "run", dataset=data_set, data_dir=str(nowhere))
+    before = (run / "metrics.json").read_bytes()
+    assert evaluate.main([str(run)]) == 2
+    line = error_line(capsys)
+    assert str(nowhere) in line and "not found" in line and "--data-dir" in line
+    assert (run / "metrics.json").read_bytes() == before and not nowhere.exists()
+
+
+def test_no_submission_without_any_testing_picture():
+    with pytest.raises(UserError, match="no testing pictures here; expected KITTI's 290"):
+        pack_submission(None, None, [], (32, 96))

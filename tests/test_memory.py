@@ -2,7 +2,11 @@
 
 import tracemalloc
 
+import numpy as np
+
 import helper
+from roadseg.answering import painting, predictor
+from roadseg.data.pictures import resample
 from tests.small import KITTI
 
 PAIR_BYTES = 4 * 96 * 320  # a picture and its label
@@ -26,3 +30,19 @@ def test_pictures_that_do_not_fit_are_streamed_in_flat_memory(drawn, monkeypatch
     assert count == len(samples)
     assert used[100] > 90 * PAIR_BYTES, used
     assert max(used.values()) < used[200] + 20 * PAIR_BYTES, used
+
+
+def test_many_classes_are_enlarged_one_at_a_time(random):
+    """Of 50 classes a mask and a probability take the memory of a few, in the picture's size."""
+    shape, plane_bytes = (600, 800), 4 * 600 * 800
+    small = random.uniform(size=(60, 80, 50)).astype(np.float32)
+    tracemalloc.start()
+    try:
+        enlarged = predictor.Enlarged(small, shape)
+        classes = painting.choose_classes(enlarged)
+        enlarged.plane(7)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 5 * plane_bytes, peak / plane_bytes
+    np.testing.assert_array_equal(classes, resample(small, shape).argmax(axis=-1))

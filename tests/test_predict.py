@@ -1,12 +1,15 @@
 """predict.py answers pictures of every kind in their own size."""
 
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import main
+from roadseg.answering import sources
 from roadseg.data.pictures import read_image, read_numbers, resample
 from roadseg.scoring.metrics import ROAD
 from tests.small import error_line, rotated, run_predict
@@ -138,3 +141,67 @@ def answer(network, picture, shape):
 def assert_road(path, probabilities):
     """A file holds the probabilities of road."""
     np.testing.assert_allclose(read_numbers(path), 255 * probabilities[..., ROAD], atol=0.6)
+
+
+def test_pictures_of_rarer_formats_and_behind_links_are_read_and_the_rest_is_named(
+    trained, tmp_path, random, capsys
+):
+    """Files that systems leave are not worth a word."""
+    folder, linked = tmp_path / "in", tmp_path / "elsewhere"
+    (folder / "below").mkdir(parents=True)
+    linked.mkdir()
+    picture = Image.fromarray(random.integers(0, 256, (20, 30, 3), dtype=np.uint8))
+    formats = {"avif": "AVIF", "jfif": "JPEG", "jp2": "JPEG2000", "ppm": "PPM", "tga": "TGA"}
+    for suffix, form in formats.items():
+        picture.save(folder / f"{suffix}.{suffix}", format=form)
+    picture.save(linked / "far.png")
+    (folder / "link").symlink_to(linked)
+    (folder / "below" / "up").symlink_to(folder)  # a circle
+    for name in ("notes.txt", "below/table.csv", "._avif.avif", ".DS_Store", "Thumbs.db"):
+        (folder / name).write_text("no picture")
+    assert run_predict(trained, folder, "--output", tmp_path / "out") == 0
+    made = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.png")}
+    assert made == {Path(f"{name}_overlay.png") for name in (*formats, "link/far")}
+    said = capsys.readouterr().out
+    assert "2 files are neither pictures nor videos: table.csv, notes.txt" in said
+
+
+def test_pages_that_are_not_answered_are_told(trained, tmp_path, capsys):
+    page = Image.new("RGB", (20, 10))
+    page.save(tmp_path / "a.tif", save_all=True, append_images=[page, page])
+    assert run_predict(trained, tmp_path / "a.tif", "--output", tmp_path) == 0
+    assert "a.tif: holds 3 pictures; the first is done" in capsys.readouterr().out
+
+
+def test_a_heic_picture_is_answered_whole(trained, tmp_path):
+    """Not as a film of one of its tiles."""
+    pillow_heif = pytest.importorskip("pillow_heif")
+    picture = Image.new("RGB", (96, 64))
+    pillow_heif.from_pillow(picture).save(tmp_path / "a.HEIC")
+    assert run_predict(trained, tmp_path / "a.HEIC", "--output", tmp_path) == 0
+    assert Image.open(tmp_path / "a_overlay.png").size == (96, 64)
+
+
+def test_a_name_that_is_not_utf_8_is_answered(trained, tmp_path):
+    name = os.fsdecode("stra\xdfe".encode("latin-1"))
+    Image.new("RGB", (30, 20)).save(tmp_path / f"{name}.png")
+    assert run_predict(trained, tmp_path, "--output", tmp_path / "out") == 0
+    assert (tmp_path / "out" / f"{name}_overlay.png").is_file()
+
+
+def test_an_output_that_cannot_be_written_does_not_end_the_others(trained, tmp_path, capsys):
+    for name in "abc":
+        Image.new("RGB", (30, 20)).save(tmp_path / f"{name}.png")
+    out = tmp_path / "out"
+    (out / "b_overlay.png" / "in the way").mkdir(parents=True)
+    assert run_predict(trained, tmp_path, "--output", out) == 1
+    assert "b_overlay.png" in capsys.readouterr().err.splitlines()[-1]
+    assert sorted(path.name for path in out.iterdir()) == [f"{n}_overlay.png" for n in "abc"]
+
+
+def test_pictures_are_not_opened_before_their_turn(tmp_path, monkeypatch):
+    """Fifty thousand would take half a minute before the first."""
+    for number in range(9):
+        (tmp_path / f"{number}.jpg").write_bytes(b"")
+    monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("opened"))
+    assert len(sources.find_sources([str(tmp_path)])[0]) == 9

@@ -148,3 +148,42 @@ def test_a_run_on_jax_killed_five_times_ends_as_if_undisturbed(start_run, tmp_pa
         start_run, tmp_path, signal.SIGKILL, 5, 4, environment
     )
     assert statuses == [-signal.SIGKILL] * 5 + [0]
+
+
+STOPPED_OUTSIDE_OF_TRAINING = """
+import ctypes, pathlib, sys, time
+from roadseg.command_line import exit_status
+from roadseg.files import written_whole
+
+def wait():
+    if sys.argv[2] == "deaf":  # in a library, which no signal wakes
+        lock, library = ctypes.create_string_buffer(64), ctypes.CDLL(None)
+        library.pthread_mutex_lock(lock), library.pthread_mutex_lock(lock)
+    time.sleep(60)
+
+def work(stopping):
+    folder = pathlib.Path(sys.argv[1])
+    unfinished = folder / "partial.export"
+    unfinished.mkdir()
+    with stopping.removing(unfinished), written_whole(folder / "a.json") as part:
+        part.write_text("half")
+        (unfinished / "model").write_text("half")
+        print("ready", flush=True)
+        wait()
+
+sys.exit(exit_status(work))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("ears", ["listening", "deaf"])
+def test_a_signal_outside_of_training_removes_what_is_unfinished(ears, number, tmp_path):
+    """And ends the program soon, even where a library does not give way."""
+    command = [sys.executable, "-c", STOPPED_OUTSIDE_OF_TRAINING, tmp_path, ears]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=HERE, text=True, **pipes) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        assert process.wait(timeout=20) == 128 + number
+        assert "Traceback" not in process.stderr.read()
+    assert list(tmp_path.iterdir()) == []

@@ -238,8 +238,13 @@ def locate(name, data_dir):
     """
     row = DATASETS[name]
     folder = data_dir / row.folder
-    if data_dir.name == row.folder and not folder.is_dir():
+    if is_too_deep(row, data_dir):
         raise UserError(f"--data-dir {data_dir}: is the data set itself; give the folder it is in")
     if not folder.is_dir():
         raise UserError(f"{folder}: not found; put {row.layout} there, or give --data-dir")
     return replace(row, **row.complete(folder)), folder
+
+
+def is_too_deep(row, data_dir):
+    """Return whether DATA_DIR is the folder of a data set, not what holds it."""
+    return data_dir.absolute().name == row.folder and not (data_dir / row.folder).is_dir()

@@ -168,10 +168,11 @@ def list_pictures(folder, expected, pattern="*.*"):
 def _check_labels(samples):
     """Raise UserError with a line for each label that is missing or that two pictures share."""
     faults, owners = [], {}
+    expected = {sample.label.name for sample in samples}
     for sample in samples:
         owner = owners.setdefault(sample.label, sample)
         if not sample.label.is_file():
-            faults.append(f"{sample.label}: this label is missing{_name_alike(sample.label)}")
+            faults.append(f"{sample.label}: this label is missing{_alike(sample.label, expected)}")
         elif owner is not sample:
             faults.append(
                 f"{sample.picture}: shares the label {sample.label.name} with "
@@ -181,10 +182,15 @@ def _check_labels(samples):
         raise UserError("\n".join(faults))
 
 
-def _name_alike(label):
-    """Name a file beside a missing label that may be meant, for the end of a message."""
+def _alike(label, expected):
+    """Name a file beside a missing label that may be meant, for the end of a message.
+
+    expected: names of all labels, which are meant for their own pictures.
+    """
+    begins = re.compile(rf"{re.escape(label.stem)}(?!\w*\d)", re.IGNORECASE)  # not s10 for s1
     inside = label.parent.iterdir() if label.parent.is_dir() else ()
-    alike = sorted(path.name for path in inside if path.stem.lower().startswith(label.stem.lower()))
+    names = {path.name for path in inside} - expected
+    alike = sorted(filter(begins.match, names))
     return f"; {alike[0]} is there: rename it, or save it as {label.name}" if alike else ""
 
 

@@ -40,7 +40,7 @@ def open_run(runs_dir, name):
     Raises UserError if the folder holds something other than a run.
     """
     if name:
-        if Path(name).name != name:
+        if Path(name).name != name or name == "..":
             raise UserError(f"--run {name}: expected a name, not a path; give --runs-dir for that")
         folder = runs_dir / name
         folder.mkdir(parents=True, exist_ok=True)

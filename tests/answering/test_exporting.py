@@ -1,16 +1,18 @@
 """Exported networks answer as the trained one does."""
 
+import dataclasses
 import importlib.util
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import export
 from main import keras
 from roadseg.answering import exporting
 from roadseg.answering.exporting import FORMATS, Resample
 from roadseg.data.pictures import resample
-from tests.small import error_line, run_export, run_predict
+from tests.small import KITTI, error_line, run_export, run_predict
 
 
 def triangle_weights(given, wanted):
@@ -110,3 +112,9 @@ def test_a_network_that_answers_differently_is_not_written(trained, tmp_path, ca
     assert run_export(trained, "--format", "saved_model", "--output", tmp_path / "model") == 1
     assert "nothing was written" in error_line(capsys)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_export_without_testing_pictures_is_checked_on_labelled_ones(drawn):
+    row = dataclasses.replace(KITTI, find=lambda root: (KITTI.find(root)[0], []))
+    found = export.pictures_to_check(row, {"data_dir": str(drawn)})
+    assert [picture.shape for picture in found] == [(96, 320, 3)] * export.CHECKED_PICTURES

@@ -229,3 +229,76 @@ def test_a_long_video_takes_no_more_memory_than_a_short_one(trained, tmp_path):
             stream = container.streams.video[0]
             assert (stream.frames, stream.width, stream.height) == (count, 1920, 1080)
     assert peaks[1] < peaks[0] + 100e6, peaks
+
+
+def test_a_raw_stream_without_times_keeps_its_rate(frames, tmp_path):
+    """As cameras write them."""
+    path = write_video(tmp_path / "a.h264", frames, rate=25, codec="libx264", shape=(30, 44))
+    film = video.Video(path)
+    times = [float(frame.pts * film.time_base) for frame in film]
+    assert film.rate == 25
+    np.testing.assert_allclose(times, np.arange(12) / 25, atol=1e-6)
+
+
+def write_sound_film(path, frames, rate=10):
+    """Write a film with a sound of the same length."""
+    with av.open(str(path), "w") as container:
+        picture, sound = container.add_stream("libx264", rate), container.add_stream("aac", 44100)
+        picture.height, picture.width = frames[0].shape[:2]
+        picture.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        container.mux(picture.encode(None))
+        wave = np.sin(np.arange(44100 * len(frames) // rate) / 20).astype(np.float32)
+        for start in range(0, len(wave), 1024):
+            piece = np.ascontiguousarray(wave[None, start : start + 1024])
+            heard = av.AudioFrame.from_ndarray(piece, "fltp", "mono")
+            heard.sample_rate, heard.pts = 44100, start
+            container.mux(sound.encode(heard))
+        container.mux(sound.encode(None))
+    return path
+
+
+def packets_of(path, kind):
+    """Return (times in seconds, contents) of the packets of a file's first sound or film."""
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(**{kind: 0}) if p.size]
+        return [float(p.pts * p.time_base) for p in packets], [bytes(p) for p in packets]
+
+
+def test_an_overlay_keeps_the_sound(trained, frames, tmp_path):
+    """Packet by packet, at its times; masks are numbers and have none."""
+    even = [np.ascontiguousarray(frame[:30, :44]) for frame in frames]
+    write_sound_film(tmp_path / "a.mp4", even)
+    words = ("--output", tmp_path, "--save", "overlay", "mask")
+    assert run_predict(trained, tmp_path / "a.mp4", *words) == 0
+    times, contents = packets_of(tmp_path / "a.mp4", "audio")
+    found, copies = packets_of(tmp_path / "a_overlay.mp4", "audio")
+    kept = [(t, content) for t, content in zip(times, contents, strict=True) if t >= 0]
+    assert len(found) >= len(kept) - 1 > 30 and copies == [c for _, c in kept][: len(copies)]
+    np.testing.assert_allclose(found, [t for t, _ in kept][: len(found)], atol=2e-3)
+    with av.open(str(tmp_path / "a_mask.mkv")) as container:
+        assert not container.streams.audio
+
+
+def test_a_second_film_in_a_file_is_told(frames, tmp_path, trained, capsys):
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("mpeg4", 10) for _ in range(2)]
+        for stream in streams:
+            stream.height, stream.width, stream.pix_fmt = 30, 44, "yuv420p"
+        for stream in streams:
+            for frame in frames[:3]:
+                picture = np.ascontiguousarray(frame[:30, :44])
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+            container.mux(stream.encode(None))
+    assert run_predict(trained, path, "--output", tmp_path) == 0
+    assert "a.mkv: holds 2 videos; the first is done" in capsys.readouterr().out
+
+
+def test_a_text_is_no_film(trained, tmp_path, capsys):
+    """FFmpeg would show its letters."""
+    (tmp_path / "notes.txt").write_text("on my way\n" * 99)
+    assert run_predict(trained, tmp_path / "notes.txt", "--output", tmp_path / "out") == 1
+    assert "notes.txt: neither a picture nor a video" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("*"))

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from PIL import Image
 
 from roadseg.data.calibration_files import read_calibrations
 from tests.small import KITTI
@@ -31,3 +32,16 @@ def test_a_broken_calibration_is_named_and_left_out(damage, reason, spoilt):
     broken, missing = faults.values()
     assert str(path) in broken and reason in broken
     assert str(labelled[1].calibration) in missing and "No such file" in missing
+
+
+@pytest.mark.parametrize("scale", [1 / 2, 2])
+def test_the_calibration_of_another_picture_size_is_named_and_left_out(scale, spoilt):
+    """Seen from above there would be no road, and no score."""
+    labelled, _ = KITTI.find(spoilt / "data_road")
+    path = labelled[0].picture
+    picture = Image.open(path)
+    picture.resize([round(scale * size) for size in picture.size]).save(path)
+    calibrations, faults = read_calibrations(labelled)
+    assert list(faults) == [labelled[0].name] and len(calibrations) == len(labelled) - 1
+    (line,) = faults.values()
+    assert str(labelled[0].calibration) in line and "off the middle of a picture of" in line

@@ -1,16 +1,18 @@
 """Whatever is wrong with pictures and labels is named; what is only odd is read."""
 
+import os
 import shutil
-import struct
-import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from roadseg.data.check import check_samples
+from roadseg.data.datasets import locate
+from roadseg.data.pictures import VOID
 from roadseg.errors import UserError
-from tests.small import KITTI, error_line, rotated, run_main, zip_of
+from roadseg.files import read_json, write_json
+from tests.small import KITTI, PNG_RGB, error_line, rotated, run_main, write_png, zip_of
 
 
 def label_of(training, name="umm_000000"):
@@ -47,14 +49,7 @@ def fill_labels(training, value):
 
 def claim_size(path, size):
     """Write a PNG file that claims to be size x size and holds next to nothing."""
-
-    def chunk(kind, content):
-        parts = kind + content
-        return struct.pack(">I", len(content)) + parts + struct.pack(">I", zlib.crc32(parts))
-
-    header = struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    write_png(path, (size, size), 8, PNG_RGB, bytes(99))
 
 
 def replace_by_folder(path):
@@ -223,3 +218,54 @@ def test_data_behind_links_in_a_read_only_folder_with_an_odd_name(drawn, narrow_
     assert (runs / "erster Lauf" / "metrics.json").is_file()
     for folder in (odd, *odd.rglob("*/")):
         folder.chmod(0o755)
+
+
+def write_own(folder, masks, sizes=None):
+    """Write pictures and their masks, uint8 [H, W]. Returns (samples, row of DATASETS)."""
+    for name in ("pictures", "masks"):
+        (folder / name).mkdir()
+    for index, mask in enumerate(masks):
+        picture = Image.new("RGB", mask.shape[::-1], (9 * index, 0, 0))
+        picture.save(folder / "pictures" / f"{index}.jpg")
+        Image.fromarray(mask).save(folder / "masks" / f"{index}.png")
+    (folder / "classes.txt").write_text("ground\nroad\n")
+    row, root = locate("folder", folder)
+    return row.find(root)[0], row
+
+
+BOTH = np.tri(16, dtype=np.uint8)
+
+
+def test_validation_pictures_without_a_valid_pixel_are_refused_before_training(tmp_path):
+    samples, row = write_own(tmp_path, [BOTH, BOTH, np.full_like(BOTH, VOID)])
+    with pytest.raises(UserError, match=r"masks: the validation labels hold nothing alone"):
+        check_samples((samples[:2], samples[2:], []), row, tmp_path / "checked.json")
+
+
+def test_masks_of_0_and_255_are_refused_with_the_cure(tmp_path):
+    samples, row = write_own(tmp_path, [255 * BOTH] * 3)
+    with pytest.raises(UserError, match=r"hold ground alone.*; 255 counts nowhere"):
+        check_samples((samples[:2], samples[2:], []), row, tmp_path / "checked.json")
+
+
+def test_a_mask_as_stored_of_a_picture_that_exif_turns_is_refused_with_the_cure(tmp_path):
+    samples, row = write_own(tmp_path, [np.tri(16, 24, dtype=np.uint8)] * 3)
+    path = samples[1].picture
+    Image.open(path).save(path, exif=rotated())
+    with pytest.raises(UserError, match=r"1\.png: is 24x16 pixels; .* EXIF data turn: save"):
+        check_samples((samples[:2], samples[2:], []), row, tmp_path / "checked.json")
+
+
+def test_names_out_of_old_archives_are_read_as_any_other(tmp_path):
+    """That is, in Latin-1: Python holds the byte as a surrogate."""
+    name = os.fsdecode("stra\xdfe".encode("latin-1"))
+    write_own(tmp_path, [BOTH] * 3)
+    for folder, suffix in (("pictures", "jpg"), ("masks", "png")):
+        (tmp_path / folder / f"1.{suffix}").rename(tmp_path / folder / f"{name}.{suffix}")
+    row, root = locate("folder", tmp_path)
+    parts = (*row.split(row.find(root)[0], 0), [])
+    memory = tmp_path / "checked.json"
+    found = check_samples(parts, row, memory)
+    assert any(name in path for path in found) and check_samples(parts, row, memory) == found
+    write_json(tmp_path / "data.json", found)
+    assert read_json(tmp_path / "data.json") == found

@@ -2,14 +2,19 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import evaluate
-from roadseg.data.datasets import DATASETS
+import helper
+from roadseg.data import download
+from roadseg.data.datasets import DATASETS, locate
 from roadseg.data.pictures import VOID, read_label, read_numbers
+from roadseg.drawn import scenes
+from roadseg.errors import UserError
 from tests.small import error_line, run_camvid, run_main, run_predict
 
 
@@ -150,3 +155,25 @@ def test_wrong_camvid_gives_one_line_that_names_the_file(spoil, camvid, capsys):
     name = spoil(camvid / "camvid")
     assert run_camvid(camvid) == 2
     assert name in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_classes_are_read_without_the_mark_of_notepad_and_found_by_any_letter_case(tmp_path):
+    (tmp_path / "classes.txt").write_text("Ground\nROAD\nSky\n", encoding="utf-8-sig")
+    row, _ = locate("folder", tmp_path)
+    assert row.classes == ("Ground", "ROAD", "Sky") and row.subject == 1
+
+
+@pytest.mark.parametrize("name", ["kitti", "synthetic"])
+def test_a_data_folder_one_level_too_deep_is_named_and_nothing_is_brought(
+    name, tmp_path, monkeypatch
+):
+    """No download and no drawing into the data set itself."""
+    data_dir = tmp_path / DATASETS[name].folder
+    (data_dir / "training").mkdir(parents=True)
+    for place, function in ((download, "download"), (scenes, "draw_data_set")):
+        monkeypatch.setattr(place, function, lambda *_: pytest.fail("brought"))
+    with pytest.raises(UserError, match=f"--data-dir {data_dir}: is the data set itself"):
+        helper.prepare_data_set(name, data_dir)
+    monkeypatch.chdir(data_dir)
+    with pytest.raises(UserError, match="is the data set itself"):
+        helper.prepare_data_set(name, Path("."))

@@ -13,11 +13,12 @@ import types
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import helper
 from roadseg.data import datasets, download
-from roadseg.errors import DownloadError
+from roadseg.errors import DownloadError, UserError
 from tests.small import KITTI, error_line, run_main, zip_of
 
 CONTENT = bytes(range(256)) * 4000
@@ -194,3 +195,15 @@ def test_kitti_is_unpacked_from_a_zip_fetched_by_hand(drawn, tmp_path):
     _, _, folder = helper.prepare_data_set("kitti", tmp_path)
     assert len(KITTI.find(folder)[0]) == 15
     assert {path.name for path in tmp_path.iterdir()} == {"data_road", "data_road.zip"}
+
+
+def test_a_zip_that_is_damaged_in_its_deflate_stream_is_named(tmp_path, random):
+    """Its directory is whole: only what is packed is not what zlib expects."""
+    content = random.integers(0, 99, 9999, dtype=np.uint8).tobytes()
+    archive = zip_of([("data_road/a.png", content)], tmp_path / "data_road.zip")
+    packed = bytearray(archive.read_bytes())
+    packed[100:120] = b"\xff" * 20
+    archive.write_bytes(packed)
+    with pytest.raises(UserError, match=r"data_road.zip: not a complete zip file .*again"):
+        download.unpack(archive, "data_road", tmp_path)
+    assert list(tmp_path.iterdir()) == [archive]

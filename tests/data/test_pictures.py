@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from roadseg.data import pictures
 from roadseg.data.datasets import DATASETS
 from roadseg.data.pictures import VOID, read_image, read_label
 from roadseg.errors import UserError
-from tests.small import KITTI, rotated
+from tests.small import KITTI, PNG_GREY, PNG_RGB, rotated, write_png
 
 
 def test_pictures_of_every_kind_are_read(tmp_path, random):
@@ -61,3 +62,47 @@ def test_number_labels_are_read_as_numbers(camvid):
     with_palette.convert("RGB").save(sample.label)
     with pytest.raises(UserError, match="RGB"):
         read_label(sample, data_set)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_masks_of_few_bits_hold_their_numbers(bits, tmp_path):
+    """As tools write them that save room: grey PNG of 1, 2 and 4 bits a pixel."""
+    numbers = (np.arange(16).reshape(2, 8) % 2**bits).astype(np.uint8)
+    rows = np.packbits(numbers[..., None] >> np.arange(bits)[::-1] & 1).reshape(2, -1)
+    content = b"".join(b"\0" + row.tobytes() for row in rows)
+    write_png(tmp_path / "a.png", (8, 2), bits, PNG_GREY, content)
+    np.testing.assert_array_equal(pictures.read_numbers(tmp_path / "a.png"), numbers)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_grey_mask_stored_as_colours_holds_its_numbers(mode, tmp_path):
+    numbers = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    Image.fromarray(numbers).convert(mode).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(pictures.read_numbers(tmp_path / "a.png"), numbers)
+    Image.new(mode, (4, 4), "red").save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=f"mode {mode}; expected one channel"):
+        pictures.read_numbers(tmp_path / "a.png")
+
+
+def test_a_picture_of_a_large_camera_is_no_attack(tmp_path):
+    """Of 200 million pixels; one of 600 million may be."""
+    write_png(tmp_path / "a.png", (20_000, 10_000), 8, PNG_RGB, b"")
+    assert pictures.picture_shape(tmp_path / "a.png") == (10_000, 20_000)
+    write_png(tmp_path / "a.png", (20_000, 30_000), 8, PNG_RGB, b"")
+    with pytest.raises(UserError, match="decompression bomb"):
+        pictures.picture_shape(tmp_path / "a.png")
+
+
+def test_the_memory_of_a_container_is_what_is_free(tmp_path, monkeypatch):
+    """Its limit less what is used, of which a cache of files is given back; not the machine's."""
+    monkeypatch.setattr(pictures, "Path", lambda text: tmp_path / text.lstrip("/"))
+    group = tmp_path / "sys" / "fs" / "cgroup"
+    for folder in (group, tmp_path / "proc"):
+        folder.mkdir(parents=True)
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 8000 kB\n")
+    assert pictures.free_memory_bytes() == 8000 << 10
+    (group / "memory.stat").write_text("anon 1\ninactive_file 1000\n")
+    (group / "memory.current").write_text("5000\n")
+    for limit, expected in (("7000", 3000), ("max", 8000 << 10), ("900", 0)):
+        (group / "memory.max").write_text(f"{limit}\n")
+        assert pictures.free_memory_bytes() == expected

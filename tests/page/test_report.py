@@ -5,6 +5,7 @@ import importlib.util
 import json
 import re
 import shutil
+import urllib.parse
 
 import pytest
 
@@ -134,3 +135,24 @@ def test_the_report_works_in_a_browser(width, browser, trained):
     assert opacities() == [0, 0]
     fader.send_keys(*[Keys.ARROW_RIGHT] * 10)
     assert opacities() == pytest.approx([0.5, 0])
+
+
+def test_links_reach_pictures_of_every_name(trained, tmp_path):
+    """With # and ? and %, which mean something else in an address; below folders, too."""
+    shutil.copytree(trained, tmp_path / "run")
+    pictures, shown = tmp_path / "run" / "pictures", tmp_path / "run" / "report" / "report.json"
+    report_json = json.loads(shown.read_text())
+    names = ["street #1", "what?", "100%20/a b"]
+    for old, new in zip(report_json["testing"], names, strict=True):
+        for path in (tmp_path / "run" / "report" / "testing").glob(f"{old}_*"):
+            target = path.with_name(path.name.replace(old, new.split("/")[-1]))
+            target = path.parent / f"{new.rpartition('/')[0]}" / target.name
+            target.parent.mkdir(exist_ok=True)
+            path.rename(target)
+        (pictures / new).parent.mkdir(exist_ok=True)
+        (pictures / f"{old}.png").rename(pictures / f"{new}.png")
+    shown.write_text(json.dumps(report_json | {"testing": names}))
+    page = PageReader(page_of.write(tmp_path / "run").read_text())
+    links = [link for link in page.links if link.startswith("pictures/")]
+    assert len(links) == 3 and not any(set("#?") & set(link) for link in links)
+    assert all((tmp_path / "run" / urllib.parse.unquote(link)).is_file() for link in links)

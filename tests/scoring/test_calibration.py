@@ -38,3 +38,13 @@ def test_probabilities_of_one_class_alone_stay_as_they_are(label, random):
     counts = log_odds_counts(np.full((3, 4), label), random.uniform(size=(3, 4)))
     assert fit_calibration(counts) == (1.0, 0.0)
     assert all(np.isfinite(value) for value in calibration_scores(counts).values())
+
+
+@pytest.mark.parametrize("sign", [1, -1], ids=["separable", "inverted"])
+def test_calibration_of_odd_data_stays_within_bounds(sign):
+    """Data without an error, or all wrong, are few pixels: a class never becomes the other."""
+    label = np.repeat(np.array([[0], [1]], np.uint8), 50, axis=1)
+    odds = sign * np.where(label == 1, 0.3, -0.3)
+    slope, offset = fit_calibration(log_odds_counts(label, scipy.special.expit(odds)))
+    assert 0.1 <= slope <= 10 and -10 <= offset <= 10
+    assert (slope > 1) == (sign == 1)

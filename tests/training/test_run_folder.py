@@ -48,12 +48,13 @@ def test_changed_settings_are_refused_by_name(tmp_path):
     earlier = dict.fromkeys(run_folder.FIXED_SETTINGS, 1) | {"epochs": 3, "git_commit": "a"}
     run_folder.note_settings(tmp_path, earlier)
     for name in run_folder.FIXED_SETTINGS:
-        with pytest.raises(UserError, match=f"has {name} 1, not 2"):
-            run_folder.is_finished(tmp_path, earlier | {name: 2})
-    assert not run_folder.is_finished(tmp_path, earlier | {"epochs": 4, "git_commit": "b"})
+        says = "not the files" if name == "data_digest" else f"has {name} 1, not 2"
+        with pytest.raises(UserError, match=says):
+            run_folder.is_finished(tmp_path, earlier | {name: 2}, {})
+    assert not run_folder.is_finished(tmp_path, earlier | {"epochs": 4, "git_commit": "b"}, {})
     (tmp_path / "metrics.json").write_text("{}")
-    assert run_folder.is_finished(tmp_path, earlier)
-    assert not run_folder.is_finished(tmp_path, earlier | {"epochs": 4})
+    assert run_folder.is_finished(tmp_path, earlier, {})
+    assert not run_folder.is_finished(tmp_path, earlier | {"epochs": 4}, {})
 
 
 def test_a_run_whose_checkpoint_was_removed_can_be_used_but_not_go_on(
@@ -86,7 +87,7 @@ def test_a_gpu_sees_each_picture_more_often_and_a_run_keeps_its_number(tmp_path,
         monkeypatch.setattr(keras.distribution, "list_devices", lambda: [device])
         with contextlib.ExitStack() as lock:
             here = settings | {"run": run, "epochs": said}
-            _, decided = plan.open_folder(here, lock, DATASETS["camvid"], ONE_DEVICE)
+            _, decided = plan.open_folder(here, lock, DATASETS["camvid"], ONE_DEVICE, {})
         assert run_folder.earlier_settings(tmp_path / run)["epochs"] == decided["epochs"]
         return decided["epochs"]
 
@@ -190,3 +191,41 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
     with pytest.raises(UserError, match="is no run folder"):
         run_folder.open_run(tmp_path / "runs", "mine")
     assert [path.name for path in (tmp_path / "runs").rglob("*.*")] == ["thesis.txt"]
+
+
+def test_changed_files_are_named_when_a_resume_is_refused(trained, spoilt, tmp_path, capsys):
+    """What was changed, added and removed, relative to the data set; nothing is written."""
+    shutil.copytree(trained, tmp_path / "first")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("first/*.*") if path.is_file()}
+    pictures = spoilt / "data_road" / "testing" / "image_2"
+    first, second, third = sorted(pictures.iterdir())
+    first.write_bytes(second.read_bytes() + b" ")
+    shutil.copy(second, pictures / "um_000099.png")
+    second.write_bytes(third.read_bytes())
+    third.unlink()
+    assert run_kitti(spoilt, tmp_path, "--epochs", 2) == 2
+    line = error_line(capsys)
+    for path in (first, second, third, pictures / "um_000099.png"):
+        assert str(path.relative_to(spoilt / "data_road")) in line
+    assert "um_000000.png" not in line.replace("testing/image_2/um_000000.png", "")
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "/x", "..", "."])
+def test_a_runs_name_that_is_a_path_is_refused(name, tmp_path):
+    """So that nothing is written outside of --runs-dir."""
+    with pytest.raises(UserError, match="expected a name, not a path"):
+        run_folder.open_run(tmp_path / "runs", name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_is_told_and_used_without(number, tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(run_folder.fcntl, "flock", refuse)
+    with run_folder.lock_run(tmp_path):
+        assert str(os.getpid()) in (tmp_path / "checkpoint" / "lock").read_text()
+    said = capsys.readouterr().out
+    assert str(tmp_path) in said and "knows no locks" in said

@@ -267,7 +267,30 @@ def test_the_checkpoint_of_another_network_is_refused_by_name(tmp_path):
     trainer.Training(one, compiler(one), tmp_path)
     other.get_layer("fc6").bias.assign(np.full(8, 7.0))
     with pytest.raises(
-        UserError, match=r"another network \((fc6|fc7|pool.)_dropout/seed is in one"
+        UserError, match=r"another network \((fc6|fc7|pool.)_dropout/seed is not in"
     ):
         trainer.Training(other, compiler(other), tmp_path)
     np.testing.assert_array_equal(other.get_layer("fc6").bias.numpy(), 7.0)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda array: np.pad(array, (0, 1)),
+        lambda array: array.astype(np.float64),
+        lambda array: array.reshape(2, 4),
+    ],
+    ids=["longer", "of another dtype", "of another shape"],
+)
+def test_a_state_with_another_shape_or_dtype_is_refused(spoil, tmp_path):
+    """By the name of the array, before anything is taken over."""
+    network = small_network()
+    state = trainer.Training(network, compiler(network), tmp_path)
+    arrays, _ = checkpoint.load(tmp_path, pytest.fail)
+    before = network.get_weights()
+    arrays |= {"fc6/kernel": np.zeros_like(arrays["fc6/kernel"])}
+    arrays["fc7/bias"] = spoil(arrays["fc7/bias"])
+    with pytest.raises(UserError, match=r"another network \(fc7/bias"):
+        state.assign(arrays)
+    for here, expected in zip(network.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(here, expected)
