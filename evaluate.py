@@ -17,7 +17,7 @@ from roadseg.command_line import add_thorough, exit_status
 from roadseg.data.check import changed_files, check_samples, data_digest, files_below
 from roadseg.data.datasets import locate
 from roadseg.errors import UserError
-from roadseg.files import read_json, write_json
+from roadseg.files import partial_path, read_json, write_json
 from roadseg.scoring.evaluation import score_run, score_table
 from roadseg.scoring.submission import pack_submission
 from roadseg.training import plan, run_folder
@@ -38,7 +38,7 @@ def parse_arguments(arguments=None):
     return parser.parse_args(arguments)
 
 
-def evaluate(arguments):
+def evaluate(arguments, stopping):
     """Do what the command line says. Nothing is downloaded or drawn."""
     folder = run_folder.find_run(arguments.run)
     predict, data_set, settings = load_run(folder)
@@ -53,7 +53,8 @@ def evaluate(arguments):
         )
     if arguments.submission:
         _, testing = data_set.find(root)
-        pack_submission(arguments.submission, predict, testing, settings["image_shape"])
+        with stopping.removing(partial_path(arguments.submission)):
+            pack_submission(arguments.submission, predict, testing, settings["image_shape"])
         return
     split = plan.choose_pictures(data_set, root, settings["seed"], settings["limit"])
     is_trained_on = say_whether_trained_on(folder, split, data_set, root, settings["data_digest"])
@@ -84,7 +85,7 @@ def say_whether_trained_on(folder, split, data_set, root, digest):
 
 def main(arguments=None):
     """Run from the command line. Returns the exit status."""
-    return exit_status(lambda _: evaluate(parse_arguments(arguments)))
+    return exit_status(lambda stopping: evaluate(parse_arguments(arguments), stopping))
 
 
 if __name__ == "__main__":

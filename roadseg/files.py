@@ -11,13 +11,18 @@ from roadseg.errors import UserError
 TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}  # names out of old archives survive
 
 
+def partial_path(path):
+    """Return where a file is written before it is whole."""
+    return path.with_name(f"partial.{path.name}")
+
+
 @contextlib.contextmanager
 def written_whole(path):
     """Yield a temporary path to write to, and rename it to path at the end: atomic.
 
     The temporary file keeps the suffixes, which select the format, and is synced to the disk.
     """
-    temporary = path.with_name(f"partial.{path.name}")
+    temporary = partial_path(path)
     try:
         yield temporary
         with temporary.open("rb") as file:

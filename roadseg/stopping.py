@@ -67,16 +67,18 @@ class Stopping:
     def _end(self, number):
         """Remove what is registered and end the process at once."""
         for path in self.leftovers:
-            shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True)  # a file is left by it
+            with contextlib.suppress(OSError):
+                os.unlink(path)
         print("\nstopped at once; saved files are complete", file=sys.stderr, flush=True)
         os._exit(128 + number)
 
     @contextlib.contextmanager
-    def removing(self, folder):
-        """Register a temporary folder that is to go, however the process is stopped."""
-        self.leftovers.add(folder)
+    def removing(self, path):
+        """Register a temporary file or folder that is to go, however the process is stopped."""
+        self.leftovers.add(path)
         yield
-        self.leftovers.discard(folder)
+        self.leftovers.discard(path)
 
     @contextlib.contextmanager
     def deferred(self):

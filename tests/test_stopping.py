@@ -151,7 +151,7 @@ def test_a_run_on_jax_killed_five_times_ends_as_if_undisturbed(start_run, tmp_pa
 
 
 STOPPED_OUTSIDE_OF_TRAINING = """
-import ctypes, pathlib, sys, time
+import ctypes, pathlib, sys, tempfile, time
 from roadseg.command_line import exit_status
 from roadseg.files import written_whole
 
@@ -163,11 +163,14 @@ def wait():
 
 def work(stopping):
     folder = pathlib.Path(sys.argv[1])
-    unfinished = folder / "partial.export"
-    unfinished.mkdir()
-    with stopping.removing(unfinished), written_whole(folder / "a.json") as part:
+    with (
+        tempfile.TemporaryDirectory(dir=folder, prefix="partial.") as unfinished,
+        stopping.removing(unfinished),
+        written_whole(folder / "a.zip") as part,
+        stopping.removing(part),
+    ):
         part.write_text("half")
-        (unfinished / "model").write_text("half")
+        pathlib.Path(unfinished, "model").write_text("half")
         print("ready", flush=True)
         wait()
 
@@ -183,6 +186,7 @@ def test_a_signal_outside_of_training_removes_what_is_unfinished(ears, number, t
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, cwd=HERE, text=True, **pipes) as process:
         assert process.stdout.readline() == "ready\n"
+        time.sleep(0.3)  # until it waits
         process.send_signal(number)
         assert process.wait(timeout=20) == 128 + number
         assert "Traceback" not in process.stderr.read()
