@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import helper
 from roadseg.data.check import check_samples
-from roadseg.data.datasets import locate
 from roadseg.data.pictures import VOID
 from roadseg.errors import UserError
 from roadseg.files import read_json, write_json
@@ -229,7 +229,7 @@ def write_own(folder, masks, sizes=None):
         picture.save(folder / "pictures" / f"{index}.jpg")
         Image.fromarray(mask).save(folder / "masks" / f"{index}.png")
     (folder / "classes.txt").write_text("ground\nroad\n")
-    row, root = locate("folder", folder)
+    _, row, root = helper.prepare_data_set("folder", folder)
     return row.find(root)[0], row
 
 
@@ -262,7 +262,7 @@ def test_names_out_of_old_archives_are_read_as_any_other(tmp_path):
     write_own(tmp_path, [BOTH] * 3)
     for folder, suffix in (("pictures", "jpg"), ("masks", "png")):
         (tmp_path / folder / f"1.{suffix}").rename(tmp_path / folder / f"{name}.{suffix}")
-    row, root = locate("folder", tmp_path)
+    _, row, root = helper.prepare_data_set("folder", tmp_path)
     parts = (*row.split(row.find(root)[0], 0), [])
     memory = tmp_path / "checked.json"
     found = check_samples(parts, row, memory)

@@ -11,7 +11,7 @@ from PIL import Image
 import evaluate
 import helper
 from roadseg.data import download
-from roadseg.data.datasets import DATASETS, locate
+from roadseg.data.datasets import DATASETS
 from roadseg.data.pictures import VOID, read_label, read_numbers
 from roadseg.drawn import scenes
 from roadseg.errors import UserError
@@ -159,7 +159,7 @@ def test_wrong_camvid_gives_one_line_that_names_the_file(spoil, camvid, capsys):
 
 def test_classes_are_read_without_the_mark_of_notepad_and_found_by_any_letter_case(tmp_path):
     (tmp_path / "classes.txt").write_text("Ground\nROAD\nSky\n", encoding="utf-8-sig")
-    row, _ = locate("folder", tmp_path)
+    _, row, _ = helper.prepare_data_set("folder", tmp_path)
     assert row.classes == ("Ground", "ROAD", "Sky") and row.subject == 1
 
 

@@ -127,7 +127,7 @@ def test_float16_trains_a_step_and_resumes(float16, tmp_path):
         np.testing.assert_array_equal(one, other, name)
 
 
-def test_float16_can_be_asked_for_on_the_command_line(narrow_vgg, drawn, tmp_path):
+def test_float16_can_be_asked_for_on_the_command_line(float16, narrow_vgg, drawn, tmp_path):
     """One step on one picture: it moves the weights, and the row of the log has numbers."""
     words = ("--vgg", narrow_vgg, "--precision", "mixed_float16", "--limit", 1, "--epochs", 1)
     assert run_kitti(drawn, tmp_path, *words) == 0
