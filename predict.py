@@ -130,7 +130,7 @@ def predict_sources(arguments, stopping):
     until_stopped = itertools.takewhile(lambda _: not stopping.requested, encoded)
     total, started = sum(source.expected for source in sources) or None, time.monotonic()
     with stopping.deferred(), terminal.progress(until_stopped, total=total, unit="picture") as bar:
-        write_all(bar, targets, faults.append)
+        write_all(bar, targets, faults.append, stopping)
         rate = bar.n / (time.monotonic() - started)
         terminal.say(f"{output}: {bar.n} pictures or frames, {rate:.1f} a second")
     tell_left_out(sources, others)
@@ -169,24 +169,25 @@ def encode_answer(answer, kinds, data_set):
     return source, frame, encoded
 
 
-def write_all(encoded, targets, tell_fault):
+def write_all(encoded, targets, tell_fault, stopping):
     """Write (source, frame, {kind: encoded picture}) to the targets, one source after the other.
 
-    A file that can't be written is told, and the other sources go on.
+    A file that can't be written is told, and the other sources go on. What is unfinished is removed
+    even if a second signal ends the process.
     """
     for source, frames in itertools.groupby(encoded, key=lambda item: item[0]):
         try:
-            write_source(frames, source, targets[source])
+            write_source(frames, source, targets[source], stopping)
         except OSError as error:
             path = error.filename or next(iter(targets[source].values()))
             tell_fault(UserError(f"{path}: {error.strerror or error}"))
 
 
-def write_source(frames, source, paths):
+def write_source(frames, source, paths, stopping):
     """Write all frames of a source; paths: {kind: path}."""
     with contextlib.ExitStack() as files:
         writes = {
-            kind: open_target(files, path, source, KINDS[kind].lossless)
+            kind: open_target(files, path, source, KINDS[kind].lossless, stopping)
             for kind, path in paths.items()
         }
         for _, frame, pictures in frames:
@@ -194,10 +195,11 @@ def write_source(frames, source, paths):
                 writes[kind](picture, frame)
 
 
-def open_target(files, path, source, lossless):
+def open_target(files, path, source, lossless, stopping):
     """Open a file for an atomic write, until `files` is closed. Returns its write."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = files.enter_context(written_whole(path))
+    files.enter_context(stopping.removing(temporary))
     return files.enter_context(source.writing(temporary, lossless))
 
 

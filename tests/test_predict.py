@@ -1,5 +1,6 @@
 """predict.py answers pictures of every kind in their own size."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,9 +14,11 @@ import scipy.special
 from PIL import Image
 
 import main
+import predict
+from roadseg import stopping
 from roadseg.answering import sources
 from roadseg.data.pictures import read_image, read_numbers, resample
-from roadseg.files import write_json
+from roadseg.files import partial_path, write_json
 from roadseg.scoring.metrics import ROAD
 from tests.small import HERE, error_line, rotated, run_predict
 
@@ -228,3 +231,12 @@ def test_pictures_are_not_opened_before_their_turn(tmp_path, monkeypatch):
         (tmp_path / f"{number}.jpg").write_bytes(b"")
     monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("opened"))
     assert len(sources.find_sources([str(tmp_path)])[0]) == 9
+
+
+def test_an_unfinished_output_goes_even_at_a_second_signal(tmp_path):
+    stop, path = stopping.Stopping(), tmp_path / "a_mask.png"
+    picture = sources.Picture(tmp_path / "a.png", "a")
+    with contextlib.ExitStack() as files:
+        predict.open_target(files, path, picture, True, stop)(b"mask", None)
+        assert stop.leftovers == {partial_path(path)} == set(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [path] and not stop.leftovers

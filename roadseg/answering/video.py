@@ -173,8 +173,10 @@ def _seconds(stream):
     """Return the duration that the file states, or None."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
-    if length := stream.metadata.get("DURATION"):  # Matroska's: hours:minutes:seconds
-        return sum(60**place * float(part) for place, part in enumerate(length.split(":")[::-1]))
+    if length := stream.metadata.get("DURATION"):  # Matroska's: hours:minutes:seconds at its end
+        parts = enumerate(length.split(":")[::-1])
+        end = sum(60**place * float(part) for place, part in parts)
+        return end - float((stream.start_time or 0) * stream.time_base)
     return None
 
 

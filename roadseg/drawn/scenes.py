@@ -449,15 +449,18 @@ def draw_data_set(folder, training=(95, 96, 98), testing=(16, 16, 16), seed=0, s
         return
     unfinished = folder.with_name(folder.name + ".part")
     shutil.rmtree(unfinished, ignore_errors=True)
-    for part in DATA_SET_FOLDERS:
-        (unfinished / part).mkdir(parents=True)
     jobs = [
         ("training" if index < first else "testing", category, index)
         for category, first, more in zip(CATEGORIES, training, testing, strict=True)
         for index in range(first + more)
     ]
-    for part, category, index in terminal.progress(jobs, desc="drawing", unit="scene"):
-        save_scene(unfinished / part, category, index, seed, shape)
-    (unfinished / "drawn.json").write_text(json.dumps(recipe) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+    try:
+        for part in DATA_SET_FOLDERS:
+            (unfinished / part).mkdir(parents=True)
+        for part, category, index in terminal.progress(jobs, desc="drawing", unit="scene"):
+            save_scene(unfinished / part, category, index, seed, shape)
+        (unfinished / "drawn.json").write_text(json.dumps(recipe) + "\n")
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -302,3 +302,15 @@ def test_a_text_is_no_film(trained, tmp_path, capsys):
     assert run_predict(trained, tmp_path / "notes.txt", "--output", tmp_path / "out") == 1
     assert "notes.txt: neither a picture nor a video" in capsys.readouterr().err
     assert not list((tmp_path / "out").rglob("*"))
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+def test_a_film_that_starts_late_is_whole(suffix, frames, tmp_path):
+    """As where the sound comes first: its frames begin at 0, and nothing is cut off."""
+    even = [np.ascontiguousarray(frame[:30, :44]) for frame in frames]
+    times = [700 + 100 * number for number in range(12)]
+    path = write_video(tmp_path / f"a.{suffix}", even, codec="libx264", times=times)
+    film = video.Video(path)
+    found = [float(frame.pts * film.time_base) for frame in film]
+    np.testing.assert_allclose(found, np.arange(12) / 10, atol=1e-3)
+    assert film.start_seconds == pytest.approx(0.7, abs=1e-3)

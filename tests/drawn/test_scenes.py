@@ -1,10 +1,13 @@
 """Drawn scenes are varied, the same each time, and fit their calibration."""
 
+import signal
+
 import numpy as np
 import pytest
 
 from roadseg.data.pictures import decode_label
 from roadseg.drawn import scenes
+from roadseg.errors import StopRequest
 from roadseg.scoring.simple_rules import score_simple_rules
 from tests.by_hand import ground_projection
 from tests.small import KITTI, SMALL
@@ -51,3 +54,13 @@ def test_simple_rules_fail_on_drawn_scenes(drawn):
     samples, _ = KITTI.find(drawn / "data_road")
     scores = score_simple_rules(samples, samples, KITTI)
     assert len(scores) == 2 and max(scores.values()) < 85
+
+
+def test_a_drawing_that_is_stopped_leaves_nothing(tmp_path, monkeypatch):
+    def stop(*_):
+        raise StopRequest(signal.SIGINT)
+
+    monkeypatch.setattr(scenes, "save_scene", stop)
+    with pytest.raises(StopRequest):
+        scenes.draw_data_set(tmp_path / "drawn", shape=SMALL)
+    assert not list(tmp_path.iterdir())
