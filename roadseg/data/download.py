@@ -11,7 +11,6 @@ import stat
 import time
 import urllib.request
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -131,7 +130,9 @@ def unpack(archive, name, folder):
             ):
                 opened.extract(entry, unpacking)
         os.replace(unpacking / name, folder / name)
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
+    except Exception as error:  # what is damaged raises many types
+        if isinstance(error, UserError) or getattr(error, "errno", None):  # the latter: of the disk
+            raise
         raise UserError(
             f"{archive}: not a complete zip file ({error}); download it again"
         ) from error

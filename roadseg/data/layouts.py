@@ -1,6 +1,5 @@
 """Find the files of each data set and split them into training and validation."""
 
-import collections
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,8 +136,8 @@ def _listed_pictures(listed, paths):
 def _testing_samples(folder):
     """Return the pictures of a folder that may be missing, as Samples without label."""
     paths = list_pictures(folder, "pictures") if folder.is_dir() else []
-    count = collections.Counter(path.stem for path in paths)
-    names = [path.stem if count[path.stem] == 1 else path.name for path in paths]
+    stems = [path.stem for path in paths]
+    names = stems if len(set(stems)) == len(paths) else [path.name for path in paths]
     return [Sample(name, path, None, "test") for name, path in zip(names, paths, strict=True)]
 
 

@@ -108,9 +108,9 @@ def test_two_pictures_that_share_a_mask_are_refused_and_both_named(tmp_path):
 
 def test_two_testing_pictures_of_one_stem_get_a_painting_each(tmp_path):
     own_folder(tmp_path, ["a.jpg", "b.jpg"])
-    save_pairs([(tmp_path / "testing" / name, None) for name in ("t.jpg", "t.png", "u.png")])
+    save_pairs([(tmp_path / "testing" / name, None) for name in ("t.jpg", "t.png", "t.jpg.png")])
     _, testing = DATASETS["folder"].find(tmp_path)
-    assert [sample.name for sample in testing] == ["t.jpg", "t.png", "u"]
+    assert [sample.name for sample in testing] == ["t.jpg", "t.jpg.png", "t.png"]
 
 
 @pytest.mark.parametrize(
