@@ -482,10 +482,9 @@ def load_network(folder, precision=None):
     settings, weights = read_json(folder / "settings.json"), folder / checkpoint.BEST
     if not weights.is_file():
         raise UserError(f"{weights}: not found; this run has not trained a whole epoch yet")
-    data_set = row_of(settings)
-    keras.config.set_dtype_policy(precision or answering_precision(settings))
     try:
-        recipe = Recipe(**settings["recipe"])
+        data_set, recipe = row_of(settings), Recipe(**settings["recipe"])
+        keras.config.set_dtype_policy(precision or answering_precision(settings))
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{folder}: trained by another version of this program ({error})"

@@ -66,11 +66,14 @@ def write_csv(path, rows, fields):
 
 
 def read_json(path):
-    """Read a JSON file of a run. Raises UserError if it is damaged."""
+    """Read a JSON file of a run, a dict. Raises UserError if it is damaged."""
     try:
-        return json.loads(path.read_text(**TEXT))
+        content = json.loads(path.read_text(**TEXT))
+        if not isinstance(content, dict):
+            raise ValueError("expected an object in braces")
     except ValueError as error:
         raise UserError(f"{path}: damaged ({error}); use another --run") from error
+    return content
 
 
 def file_digest(path, algorithm):

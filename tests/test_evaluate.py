@@ -108,3 +108,14 @@ def test_data_that_are_not_there_are_neither_downloaded_nor_drawn(
 def test_no_submission_without_any_testing_picture():
     with pytest.raises(UserError, match="no testing pictures here; expected KITTI's 290"):
         pack_submission(None, None, [], (32, 96))
+
+
+@pytest.mark.parametrize(
+    ("content", "line"), [("[]", "damaged"), ("{}", "another version"), ("{", "damaged")]
+)
+def test_settings_that_are_damaged_are_named(content, line, trained, tmp_path, capsys):
+    run = copy_run(trained, tmp_path / "run")
+    (run / "settings.json").write_text(content)
+    assert evaluate.main([str(run)]) == 2
+    said = error_line(capsys)
+    assert str(run) in said and line in said

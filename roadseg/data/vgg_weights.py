@@ -41,7 +41,7 @@ def read(vgg, data_dir):
     try:
         arrays = _read_npz(path) if path.suffix == ".npz" else _read_h5(path)
         weights = _pair_kernels_with_biases(arrays)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file raises many types
         raise UserError(f"{path}: cannot be read as VGG16 weights ({error})") from error
     missing = [name for name in CONVOLUTION_NAMES if name not in weights]
     if missing:

@@ -67,3 +67,16 @@ def test_wrong_weights_are_named(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"wrong\.h5"):
         vgg_weights.read(str(path), tmp_path)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_weights_that_are_damaged_inside_are_named(save, narrow_vgg, tmp_path):
+    """The file is a zip, whose directory is whole."""
+    path = tmp_path / "damaged.npz"
+    with np.load(narrow_vgg) as whole:
+        save(path, **whole)
+    content = bytearray(path.read_bytes())
+    content[200:240] = b"\xff" * 40
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"damaged\.npz: cannot be read as VGG16 weights"):
+        vgg_weights.read(str(path), tmp_path)
