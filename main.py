@@ -495,9 +495,13 @@ def load_network(folder, precision=None):
         network.load_weights(weights)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{weights}: damaged, or of another network ({error})") from error
-    fit = folder / "calibration.json"
-    fit = read_json(fit) if fit.is_file() else {"slope": 1.0, "offset": 0.0}
-    return network, (fit["slope"], fit["offset"]), data_set, settings
+    path = folder / "calibration.json"
+    fit = read_json(path) if path.is_file() else {"slope": 1.0, "offset": 0.0}
+    try:
+        calibration = float(fit["slope"]), float(fit["offset"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}); use another --run") from error
+    return network, calibration, data_set, settings
 
 
 def load_run(folder):

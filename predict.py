@@ -36,8 +36,6 @@ from roadseg.errors import FaultyPicturesError, UserError
 from roadseg.files import written_whole
 from roadseg.training import run_folder
 
-NAMES_SHOWN = 5  # of files that are passed over
-
 
 def paint_overlay(picture, probabilities, data_set):
     """Return the picture with its classes tinted: uint8 [H, W, 3]."""
@@ -143,10 +141,7 @@ def tell_left_out(sources, others):
     """Say what was found and not answered: parts of the sources, and other files."""
     for note in itertools.chain.from_iterable(source.notes for source in sources):
         terminal.say(note)
-    if others:
-        names = ", ".join(path.name for path in others[:NAMES_SHOWN])
-        more = " …" if len(others) > NAMES_SHOWN else ""
-        terminal.say(f"{len(others)} files are neither pictures nor videos: {names}{more}")
+    terminal.say_left_out(others, "are neither pictures nor videos")
 
 
 def read_frames(sources, tell_fault):

@@ -7,6 +7,8 @@ import tempfile
 
 from tqdm import tqdm
 
+NAMES_SHOWN = 5  # of files that are left out
+
 
 class Console:
     """A stream of text that never ends a run.
@@ -74,6 +76,14 @@ def progress(iterable=None, **options):
     """Make a tqdm bar that updates rarely in a log file, to keep it short."""
     seconds = 0.5 if sys.stderr.isatty() else 30.0
     return tqdm(iterable, mininterval=seconds, dynamic_ncols=True, **options)
+
+
+def say_left_out(paths, reason):
+    """Say how many files are left out, why, and the names of some. None: say nothing."""
+    if paths:
+        names = ", ".join(path.name for path in paths[:NAMES_SHOWN])
+        more = " …" if len(paths) > NAMES_SHOWN else ""
+        say(f"{len(paths)} files {reason}: {names}{more}")
 
 
 def say(message):

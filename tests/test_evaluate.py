@@ -111,11 +111,17 @@ def test_no_submission_without_any_testing_picture():
 
 
 @pytest.mark.parametrize(
-    ("content", "line"), [("[]", "damaged"), ("{}", "another version"), ("{", "damaged")]
+    ("name", "content", "line"),
+    [
+        ("settings.json", "[]", "damaged"),
+        ("settings.json", "{}", "another version"),
+        ("calibration.json", "{}", "damaged"),
+        ("calibration.json", '{"slope": "x", "offset": 0}', "damaged"),
+    ],
 )
-def test_settings_that_are_damaged_are_named(content, line, trained, tmp_path, capsys):
+def test_files_of_a_run_that_are_damaged_are_named(name, content, line, trained, tmp_path, capsys):
     run = copy_run(trained, tmp_path / "run")
-    (run / "settings.json").write_text(content)
+    (run / name).write_text(content)
     assert evaluate.main([str(run)]) == 2
     said = error_line(capsys)
     assert str(run) in said and line in said

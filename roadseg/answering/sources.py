@@ -11,12 +11,10 @@ from PIL import Image
 
 from roadseg.answering import video
 from roadseg.answering.painting import encode_png
-from roadseg.data.layouts import PICTURE_SUFFIXES
-from roadseg.data.pictures import count_pictures, read_image
+from roadseg.data.pictures import PICTURE_SUFFIXES, count_pictures, is_left_by_system, read_image
 from roadseg.errors import UserError
 
 SUFFIXES = (*PICTURE_SUFFIXES, *video.SUFFIXES)  # found in folders
-LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini")  # and what begins with a dot
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def _walk(folder):
             continue
         seen.add(here)
         for name in names:
-            if not name.startswith(".") and name.lower() not in LEFT_BY_SYSTEMS:
+            if not is_left_by_system(name):
                 yield Path(top) / name
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from roadseg.data.pictures import PICTURE_SUFFIXES
+from roadseg import terminal
+from roadseg.data.pictures import PICTURE_SUFFIXES, is_left_by_system
 from roadseg.errors import UserError
 
 
@@ -152,15 +153,22 @@ def read_lines(path):
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def list_pictures(folder, expected, pattern="*.*"):
-    """List a folder's pictures by name; raise UserError where there are none."""
+def list_pictures(folder, expected, pattern="*"):
+    """List a folder's pictures by name, and say what else is there.
+
+    Raises UserError where there are none.
+    """
     pictures = sorted(
         path
         for path in folder.glob(pattern)
-        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+        if path.suffix.lower() in PICTURE_SUFFIXES and not is_left_by_system(path.name)
     )
     if not pictures:
         raise UserError(f"{folder}: no pictures found here; expected {expected}")
+    if "/" not in pattern:
+        others = sorted(set(folder.iterdir()) - set(pictures))
+        others = [path for path in others if not is_left_by_system(path.name)]
+        terminal.say_left_out(others, f"in {folder} are not read")
     return pictures
 
 

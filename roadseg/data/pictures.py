@@ -25,9 +25,15 @@ PICTURE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic"),
     *(".heif", ".jp2", ".j2k", ".ppm", ".pgm", ".tga"),
 )
+LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini")  # in folders, and what begins with a dot
 ORIENTATION = 0x0112  # EXIF's tag
 VOID = 255  # the label of pixels that count nowhere
 WORKERS = min(8, os.cpu_count() or 1)  # threads that read pictures ahead of the network
+
+
+def is_left_by_system(name):
+    """Return whether a file of this name is one that systems leave in a folder."""
+    return name.startswith(".") or name.lower() in LEFT_BY_SYSTEMS
 
 
 def read_image(path, shape=None):

@@ -154,8 +154,12 @@ def test_a_mask_under_another_name_is_pointed_at(mask, tmp_path):
         DATASETS["folder"].find(tmp_path)
 
 
-def test_what_systems_leave_in_a_folder_is_no_picture(tmp_path):
+def test_what_is_not_read_in_a_folder_of_pictures_is_named(tmp_path, capsys):
+    """But for files that systems leave."""
     own_folder(tmp_path, ["a.jpg", "b.jpg"])
-    for name in ("._a.jpg", ".DS_Store", "Thumbs.db"):
+    for name in ("._a.jpg", ".DS_Store", "Thumbs.db", "c.gif", "d"):
         (tmp_path / "pictures" / name).write_bytes(b"left")
+    (tmp_path / "pictures" / "day 2").mkdir()
     assert split_own(tmp_path) == [["a.jpg"], ["b.jpg"]]
+    said = capsys.readouterr().out
+    assert said == f"3 files in {tmp_path / 'pictures'} are not read: c.gif, d, day 2\n"
