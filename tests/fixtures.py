@@ -1,5 +1,6 @@
 """What tests start from: drawn pictures, a narrow VGG16, runs that are trained already."""
 
+import os
 import shutil
 
 import numpy as np
@@ -9,6 +10,12 @@ from PIL import Image
 from roadseg import engine
 from roadseg.drawn import scenes
 from tests.small import SMALL, narrow_weights, run_camvid, run_kitti
+
+
+def pytest_configure(config):
+    """Let each of several processes of pytest-xdist compute on a core of its own."""
+    if hasattr(config, "workerinput"):
+        os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 
 
 @pytest.fixture
@@ -40,7 +47,7 @@ def bfloat16():
 
 @pytest.fixture(scope="session")
 def narrow_vgg(tmp_path_factory):
-    """The path of a VGG16 with four channels a layer, for --vgg: a network in a tenth of the time."""
+    """The path of a VGG16 with four channels a layer, for --vgg: a run in a tenth of the time."""
     path = tmp_path_factory.mktemp("vgg") / "narrow.npz"
     np.savez(path, **narrow_weights())
     return path
