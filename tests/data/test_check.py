@@ -218,8 +218,8 @@ def test_data_behind_links_in_a_read_only_folder_with_an_odd_name(drawn, narrow_
     odd, runs = tmp_path / "Straßen von früher 100%", tmp_path / "meine Läufe"
     link_all(drawn, odd)
     arguments = ("--dataset", "kitti", "--data-dir", odd, "--runs-dir", runs)
-    arguments += ("--run", "erster Lauf", "--vgg", narrow_vgg, "--image-shape", 32, 64)
-    assert run_main(*arguments, "--epochs", 1, "--limit", 3) == 0
+    arguments += ("--run", "erster Lauf", "--vgg", narrow_vgg, "--precision", "float32")
+    assert run_main(*arguments, "--image-shape", 32, 64, "--epochs", 1, "--limit", 3) == 0
     assert (runs / "erster Lauf" / "metrics.json").is_file()
     for folder in (odd, *odd.rglob("*/")):
         folder.chmod(0o755)
