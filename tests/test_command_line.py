@@ -14,6 +14,7 @@ import predict
 import report
 from roadseg import errors
 from roadseg.command_line import exit_status
+from tests.small import HERE
 
 COMMANDS = {module.__name__: module for module in (main, predict, evaluate, export, report, bench)}
 USAGE = {
@@ -116,6 +117,12 @@ def test_flags_and_choices_are_these(command, monkeypatch, capsys):
     assert usage.split() == USAGE[command].split() and stopped.value.code == 0
 
 
+def test_the_page_of_commands_names_every_flag():
+    page = (HERE / "docs" / "commands.md").read_text(encoding="utf-8")
+    flags = {flag for usage in USAGE.values() for flag in re.findall(r"--[a-z-]+", usage)}
+    assert flags - set(re.findall(r"--[a-z-]+", page)) == set()
+
+
 @pytest.mark.parametrize(("command", "words", "expected"), DEFAULTS)
 def test_defaults_are_these(command, words, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where there are no runs
@@ -150,7 +157,7 @@ def test_what_is_given_has_its_type(command, words, expected):
 def test_wrong_usage_ends_with_status_2(words, capsys):
     command, *arguments = words.split()
     with pytest.raises(SystemExit) as stopped:
-        COMMANDS[command].main(arguments)
+        COMMANDS[command].parse_arguments(arguments)
     assert stopped.value.code == 2 and capsys.readouterr().err.startswith("usage: ")
 
 

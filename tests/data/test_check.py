@@ -187,7 +187,8 @@ def test_all_faults_are_told_at_once(spoilt, tmp_path, capsys):
     assert all(any(name[-6:] in line for line in lines) for name in names)
     shutil.rmtree(training / "gt_image_2")
     capsys.readouterr()
-    assert run_main("--dataset", "kitti", "--data-dir", spoilt) == 2
+    folders = ("--data-dir", spoilt, "--runs-dir", tmp_path)
+    assert run_main("--dataset", "kitti", *folders) == 2
     error = capsys.readouterr().err
     assert error.count("this label is missing") == error.count("\n") == 15
 
