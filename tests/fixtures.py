@@ -18,6 +18,12 @@ def pytest_configure(config):
         os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 
 
+@pytest.fixture(autouse=True)
+def float32():
+    """Begin each test in the precision that no run before it has changed."""
+    engine.keras.config.set_dtype_policy("float32")
+
+
 @pytest.fixture
 def random():
     return np.random.default_rng(0)
@@ -39,10 +45,8 @@ def spoilt(drawn, tmp_path):
 
 
 @pytest.fixture
-def bfloat16():
+def bfloat16(float32):
     engine.keras.config.set_dtype_policy("mixed_bfloat16")
-    yield
-    engine.keras.config.set_dtype_policy("float32")
 
 
 @pytest.fixture(scope="session")
