@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 import helper
-from roadseg import devices, terminal
+from roadseg import terminal
 from roadseg.answering.predictor import predictor
 from roadseg.command_line import at_least, exit_status, positive_rate
 from roadseg.data import vgg_weights
@@ -29,6 +29,7 @@ from roadseg.data.augmentation import VGG_MEAN_RGB
 from roadseg.data.check import check_samples
 from roadseg.data.datasets import DATASETS, row_of
 from roadseg.data.pictures import VOID
+from roadseg.devices import ONE_DEVICE, joined
 from roadseg.engine import PRECISIONS, answering_precision, keras, warn_about_idle_gpu
 from roadseg.errors import LossError, MemoryShortError, StopRequest, TrainingError, UserError
 from roadseg.files import read_json
@@ -267,27 +268,19 @@ def bilinear_kernel(shape, dtype=None):
 # --- loss -----------------------------------------------------------------------------------------
 
 
-def optimize(
-    network,
-    learning_rate,
-    total_steps,
-    recipe=RECIPE,
-    team=devices.ONE_DEVICE,
-    slowdown=1.0,
-    slices=1,
-):
+def optimize(network, learning_rate, steps, recipe=RECIPE, team=ONE_DEVICE, slowdown=1, slices=1):
     """Give a network its loss and its optimizer, Adam.
 
     learning_rate: the highest; it rises evenly over the first steps and falls as a cosine to zero
-    at total_steps. slowdown: factor of the learning rate; slices: calls of train_on_batch whose
+    at steps. slowdown: factor of the learning rate; slices: calls of train_on_batch whose
     gradients make a step.
     Returns a compiled model that shares all layers with network; its loss is the mean of
     `picture_loss`.
     """
-    warm_up, rate = max(1, round(recipe.warm_up_share * total_steps)), slowdown * learning_rate
+    warm_up, rate = max(1, round(recipe.warm_up_share * steps)), slowdown * learning_rate
     schedule = keras.optimizers.schedules.CosineDecay(
         rate / warm_up,
-        slices * max(1, total_steps - warm_up),  # Keras counts the slices
+        slices * max(1, steps - warm_up),  # Keras counts the slices
         warmup_target=rate,
         warmup_steps=slices * warm_up,
     )
@@ -379,7 +372,7 @@ def train_nn(training, get_batches_fn, epochs, batch_size, validate, stopping=No
 # --- run ------------------------------------------------------------------------------------------
 
 
-def run(arguments, stopping, team=devices.ONE_DEVICE, recipe=RECIPE):
+def run(arguments, stopping, team=ONE_DEVICE, recipe=RECIPE):
     """Train a network and write the run's folder, as the arguments say. Returns the folder.
 
     arguments: of `parse_arguments`. Several processes share the work; the first alone writes,
@@ -504,7 +497,7 @@ def main(arguments=None, recipe=RECIPE):
 
     def work(stopping):
         settings = parse_arguments(arguments)
-        with devices.joined(settings.devices) as team:
+        with joined(settings.devices) as team:
             warn_about_idle_gpu()
             run(settings, stopping, team, recipe)
 

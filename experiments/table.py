@@ -16,6 +16,7 @@ from statistics import mean
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from roadseg import terminal
 from roadseg.errors import UserError
 from roadseg.files import read_json, write_csv
 from roadseg.training import run_folder
@@ -69,7 +70,7 @@ def table_rows(trials):
         scores = [f"{seed}: {seeds[seed]['score']:.1f}" for seed in sorted(seeds)]
         is_compared = name != WITHOUT and gains[name] > -math.inf
         cells = (
-            name,
+            f"`{name}`",
             ", ".join(scores),
             f"{average(seeds, 'score'):.1f}",
             f"{gains[name]:+.1f}" if is_compared else "",
@@ -77,13 +78,6 @@ def table_rows(trials):
             f"{average(seeds, 'minutes'):.1f}",
         )
         yield dict(zip(HEAD, cells, strict=True))
-
-
-def markdown(rows):
-    """Format rows as a Markdown table."""
-    lines = [HEAD, ["---"] * len(HEAD)]
-    lines += [[f"`{trial}`", *cells] for trial, *cells in map(dict.values, rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def gain(seeds, reference):
@@ -108,6 +102,6 @@ if __name__ == "__main__":
     except UserError as error:
         parser.error(error)
     table = list(table_rows(group_runs(found)))
-    print(markdown(table))
+    print(terminal.markdown_table(table))
     if given.csv:
         write_csv(given.csv, table, HEAD)

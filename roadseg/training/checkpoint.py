@@ -21,14 +21,7 @@ STATES_KEPT = 2
 STATE_COPIES = 3  # a state's size / the weights' size: Adam has two moments
 BEST = "best.weights.h5"
 LOG_FIELDS = (
-    "epoch",
-    "seconds",
-    "loss",
-    "val_loss",
-    "val_iou",
-    "val_max_f",
-    "learning_rate",
-    "returns",
+    *("epoch", "seconds", "loss", "val_loss", "val_iou", "val_max_f", "learning_rate", "returns"),
 )
 
 
