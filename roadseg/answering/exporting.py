@@ -15,7 +15,6 @@ from roadseg.engine import keras
 from roadseg.errors import UserError, WrongAnswerError
 
 LARGEST_DIFFERENCE = 1e-4  # between probabilities
-
 ROUNDS = 3  # over these pictures, for throughput
 
 

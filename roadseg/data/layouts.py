@@ -40,12 +40,8 @@ def _kitti_samples(folder, labels=None):
     paths = _pictures(folder, "um_000000.png and so on", "*.png")
     strangers = [path for path in paths if not re.fullmatch(r"(um|umm|uu)_\d{6}", path.stem)]
     if strangers:
-        raise UserError(
-            "\n".join(
-                f"{path}: expected a name such as um_000000.png, umm_… or uu_…"
-                for path in strangers
-            )
-        )
+        expected = "expected a name such as um_000000.png, umm_… or uu_…"
+        raise UserError("\n".join(f"{path}: {expected}" for path in strangers))
     samples = []
     for path in paths:
         category, number = path.stem.split("_")
@@ -81,20 +77,12 @@ def find_cityscapes(root):
     folder and pictures without label.
     """
     pictures, ending = root / "leftImg8bit", "_leftImg8bit"
-    samples = [
-        Sample(
-            path.stem.removesuffix(ending),
-            path,
-            root
-            / "gtFine"
-            / part
-            / path.parent.name
-            / f"{path.stem.removesuffix(ending)}_gtFine_labelIds.png",
-            part,
-        )
-        for part in ("train", "val")
-        for path in _pictures(pictures / part, "folders of cities", f"*/*{ending}.png")
-    ]
+    samples = []
+    for part in ("train", "val"):
+        for path in _pictures(pictures / part, "folders of cities", f"*/*{ending}.png"):
+            name, labels = path.stem.removesuffix(ending), root / "gtFine" / part
+            label = labels / path.parent.name / f"{name}_gtFine_labelIds.png"
+            samples.append(Sample(name, path, label, part))
     _refuse_missing_labels(samples)
     testing = sorted((pictures / "test").glob(f"*/*{ending}.png"))
     return samples, [Sample(path.stem, path, None, "test") for path in testing]
@@ -118,15 +106,10 @@ def find_folder(root):
     else:
         count = max(1, len(names) // 5)
         chosen = set(names[-count:])
-    samples = [
-        Sample(
-            path.stem,
-            path,
-            root / "masks" / f"{path.stem}.png",
-            "val" if path.stem in chosen else "train",
-        )
-        for path in paths
-    ]
+    samples = []
+    for path in paths:
+        part, mask = "val" if path.stem in chosen else "train", f"{path.stem}.png"
+        samples.append(Sample(path.stem, path, root / "masks" / mask, part))
     _refuse_missing_labels(samples)
     testing = _pictures(root / "testing", "pictures") if (root / "testing").is_dir() else []
     return samples, [Sample(path.stem, path, None, "test") for path in testing]

@@ -14,7 +14,6 @@ from roadseg.scoring import birds_eye
 from roadseg.scoring.metrics import ROAD
 
 OFFICIAL_TESTING_COUNT = 290
-
 ADVICE = (
     "KITTI accepts no submissions of student work or small modifications: score those on a part "
     "of the training set, with `python evaluate.py RUN`."
