@@ -20,7 +20,9 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def float32():
-    """Begin each test in the precision that no run before it has changed."""
+    """Leave no test, and no fixture, in the precision of a run before it."""
+    engine.keras.config.set_dtype_policy("float32")
+    yield
     engine.keras.config.set_dtype_policy("float32")
 
 
