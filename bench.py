@@ -175,7 +175,9 @@ def measure_training(folder, precision):
         training_part, data_set, NETWORK_SHAPE, recipe=job.recipe
     )
     networks = build_untrained(job)
-    compile_network = functools.partial(optimize, networks[0], LEARNING_RATE, 1000)
+    compile_network = functools.partial(
+        optimize, networks[0], LEARNING_RATE, 1000, job.recipe, job.team
+    )
     state = Training(networks[0], compile_network, job.folder)
     pictures, labels = next(get_batches_fn(BATCH_SIZE))
     validate = make_validate(job, *networks)

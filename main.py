@@ -57,9 +57,9 @@ class Recipe:
     # The network
     frozen: tuple = ("block1", "block2")  # pretrained: edges are the same in every street
     head_channels: int = 512  # of fc6 and fc7, where they do not come from ImageNet
-    pool3_scale: float = 0.06  # times VGG16's large activations, so that skips start gently
+    pool3_scale: float = 0.06  # times VGG16's large activations, so that skips learn gently
     pool4_scale: float = 0.3
-    score_deviation: float = 1e-3  # of the kernels that score, at their start
+    score_deviation: float = 1e-3  # of fc7's score kernel at its start; the skips' start at 0
     skip_dropout: float = 0.2  # share of whole channels: neighbouring places tell nearly the same
     pool5_dropout: float = 0.3  # share of numbers
     head_dropout: float = 0.5  # likewise, of fc6 and fc7
@@ -210,11 +210,12 @@ def layers(vgg, num_classes, recipe=RECIPE):
     pool3, pool4, fc7 = vgg.outputs  # 1/8, 1/16, 1/32
     pool4 = scale_skip(pool4, "pool4", recipe.pool4_scale, recipe.skip_dropout)
     pool3 = scale_skip(pool3, "pool3", recipe.pool3_scale, recipe.skip_dropout)
-    x = score(fc7, num_classes, "score_fc7", recipe.score_deviation)
+    near_zero = keras.initializers.TruncatedNormal(stddev=recipe.score_deviation)
+    x = score(fc7, num_classes, "score_fc7", near_zero)
     x = upsample(x, 2, "upsample_fc7")
-    x = x + score(pool4, num_classes, "score_pool4", recipe.score_deviation)
+    x = x + score(pool4, num_classes, "score_pool4", "zeros")
     x = upsample(x, 2, "upsample_pool4")
-    x = x + score(pool3, num_classes, "score_pool3", recipe.score_deviation)
+    x = x + score(pool3, num_classes, "score_pool3", "zeros")
     x = upsample(x, 8, "upsample_pool3")
     logits = CropLike(dtype="float32", name="logits")(x, vgg.input)
     return keras.Model(vgg.input, logits, name="fcn8s")
@@ -226,9 +227,8 @@ def scale_skip(pool, name, scale, dropout):
     return keras.layers.Rescaling(scale, dtype="float32")(dropped)
 
 
-def score(x, num_classes, name, deviation):
-    """Score the classes at every place, by a 1x1 convolution that starts near zero."""
-    start = keras.initializers.TruncatedNormal(stddev=deviation)
+def score(x, num_classes, name, start):
+    """Score the classes at each place by a 1x1 convolution; start: of its kernel."""
     layer = keras.layers.Conv2D(
         num_classes, 1, kernel_initializer=start, dtype="float32", name=name
     )

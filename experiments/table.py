@@ -70,7 +70,7 @@ def table_rows(trials):
         scores = [f"{seed}: {seeds[seed]['score']:.1f}" for seed in sorted(seeds)]
         is_compared = name != WITHOUT and gains[name] > -math.inf
         cells = (
-            f"`{name}`",
+            name,
             ", ".join(scores),
             f"{average(seeds, 'score'):.1f}",
             f"{gains[name]:+.1f}" if is_compared else "",
@@ -102,6 +102,6 @@ if __name__ == "__main__":
     except UserError as error:
         parser.error(error)
     table = list(table_rows(group_runs(found)))
-    print(terminal.markdown_table(table))
+    print(terminal.markdown_table([row | {"trial": f"`{row['trial']}`"} for row in table]))
     if given.csv:
         write_csv(given.csv, table, HEAD)
