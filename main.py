@@ -1,4 +1,4 @@
-"""Trains FCN-8s on VGG16 to find the road in a picture.
+"""Train FCN-8s on VGG16 to find the road in a picture.
 
     python main.py                                   KITTI Road, or drawn scenes where it isn't
     python main.py --run first --epochs 20           again: resumes where it stopped
@@ -89,7 +89,7 @@ def parse_arguments(arguments=None):
     A run that is there already gives its settings to the flags that are not.
     """
     parser = argparse.ArgumentParser(
-        description="Trains FCN-8s on VGG16 to find the road in a picture.",
+        description="Train FCN-8s on VGG16 to find the road in a picture.",
         epilog="--image-shape and --epochs have a default of their own for each data set.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -496,10 +496,10 @@ def main(arguments=None, recipe=RECIPE):
     """Run from the command line. Returns the exit status."""
 
     def work(stopping):
-        settings = parse_arguments(arguments)
-        with joined(settings.devices) as team:
+        given = parse_arguments(arguments)
+        with joined(given.devices) as team:
             warn_about_idle_gpu()
-            run(settings, stopping, team, recipe)
+            run(given, stopping, team, recipe)
 
     return exit_status(work)
 
