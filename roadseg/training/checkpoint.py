@@ -21,14 +21,7 @@ STATES_KEPT = 2
 STATE_COPIES = 3  # a state's size / the weights' size: Adam has two moments
 BEST = "best.weights.h5"
 LOG_FIELDS = (
-    "epoch",
-    "seconds",
-    "loss",
-    "val_loss",
-    "val_iou",
-    "val_max_f",
-    "learning_rate",
-    "returns",
+    *("epoch", "seconds", "loss", "val_loss", "val_iou", "val_max_f", "learning_rate", "returns"),
 )
 
 
@@ -61,9 +54,9 @@ def check_room(folder, weights_bytes):
     """Raise UserError if the disk lacks room for a new run.
 
     folder: of the run; weights_bytes: size of the network's weights. A save needs room for one
-    state more than are kept, and for the old and the new best weights.
+    state more than are kept, and for the best weights that each names.
     """
-    needed = ((STATES_KEPT + 1) * STATE_COPIES + 2) * weights_bytes
+    needed = (STATES_KEPT + 1) * (STATE_COPIES + 1) * weights_bytes
     free = shutil.disk_usage(folder).free
     if free < needed and not manifest_path(folder).is_file():
         raise UserError(
