@@ -133,12 +133,16 @@ def test_a_scale_is_that_of_the_picture(scale, shape, trained, network, tmp_path
     assert_road(tmp_path / "a_probability.png", answer(network, picture, shape))
 
 
-def test_a_thorough_answer_is_the_mean_of_those_at_three_sizes(trained, network, drawn, tmp_path):
+def test_a_thorough_answer_is_the_mean_of_those_at_three_sizes(trained, drawn, tmp_path):
     """The two others in multiples of 32."""
     street = next((drawn / "data_road" / "testing" / "image_2").iterdir())
     picture = read_image(street, (128, 192))
     Image.fromarray(picture).save(tmp_path / "a.png")
-    predict_road(trained, tmp_path / "a.png", "--output", tmp_path, "--scale", 1, "--thorough")
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    make_sure(run, picture)
+    network, _ = main.load_run(run)[:2]
+    predict_road(run, tmp_path / "a.png", "--output", tmp_path, "--scale", 1, "--thorough")
     answers = [answer(network, picture, shape) for shape in ((96, 160), (128, 192), (160, 224))]
     assert_road(tmp_path / "a_probability.png", np.mean(answers, axis=0))
     assert np.ptp(answers, axis=0).max() > 2 / 255
