@@ -27,6 +27,7 @@ import export
 import helper
 import predict
 from main import RECIPE, build_networks, load_network, optimize
+from roadseg import terminal
 from roadseg.answering.exporting import FORMATS
 from roadseg.answering.predictor import PREDICTION_BATCH
 from roadseg.command_line import exit_status
@@ -229,13 +230,6 @@ def measure_prediction(folder):
             }
 
 
-def table(rows):
-    """Format rows as a Markdown table."""
-    lines = [list(rows[0]), ["---"] * len(rows[0])]
-    lines += [[text(value) for value in row.values()] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def text(value):
     """Format a name, a (height, width) or a figure."""
     if isinstance(value, tuple):
@@ -259,12 +253,14 @@ def bench(arguments, stopping):
             "prediction": list(measure_prediction(Path(folder) / "prediction")),
         }
     print(*(f"{name}: {value}" for name, value in machine.items()), sep="\n")
-    print(*(f"\n{name}\n\n{table(rows)}" for name, rows in parts.items()), sep="\n")
     if arguments.json:
         write_json(arguments.json, {"machine": machine} | parts)
-        for name, rows in parts.items():
+    for name, rows in parts.items():
+        texts = [{key: text(row[key]) for key in row} for row in rows]
+        print(f"\n{name}\n\n{terminal.markdown_table(texts)}")
+        if arguments.json:
             path = arguments.json.with_name(f"{arguments.json.stem}_{name}.csv")
-            write_csv(path, [{key: text(row[key]) for key in row} for row in rows], list(rows[0]))
+            write_csv(path, texts, list(rows[0]))
 
 
 def processor():

@@ -18,14 +18,7 @@ import numpy as np
 
 from main import load_network
 from roadseg import terminal
-from roadseg.answering.exporting import (
-    CHECKED_PICTURES,
-    FORMATS,
-    compare,
-    publish,
-    refuse_what_cannot_be_written,
-    whole_network,
-)
+from roadseg.answering import exporting
 from roadseg.answering.predictor import predict_ahead, predictor
 from roadseg.command_line import exit_status
 from roadseg.data.layouts import subsample
@@ -33,6 +26,8 @@ from roadseg.data.pictures import read_image
 from roadseg.drawn import scenes
 from roadseg.errors import UserError
 from roadseg.training import run_folder
+
+PICTURES = 4  # that are compared
 
 
 def parse_arguments(arguments=None):
@@ -43,19 +38,22 @@ def parse_arguments(arguments=None):
     )
     add = parser.add_argument
     add("run", metavar="RUN", help="a run's folder, or its name in runs/")
-    add("--format", required=True, choices=list(FORMATS), help="format to write")
+    add("--format", required=True, choices=list(exporting.FORMATS), help="format to write")
     add("--output", type=Path, metavar="PATH", help="default: in RUN")
     return parser.parse_args(arguments)
 
 
 def export(arguments, stopping):
     """Export a run. On an error nothing is left on the disk."""
-    form, folder = FORMATS[arguments.format], run_folder.find_run(arguments.run)
+    form, folder = exporting.FORMATS[arguments.format], run_folder.find_run(arguments.run)
     output = arguments.output or folder / form.file_name
-    refuse_what_cannot_be_written(form, output)
+    exporting.refuse_what_cannot_be_written(form, output)
     network, calibration, data_set, settings = load_network(folder, "float32")
     shape = settings["image_shape"]
-    model, predict = whole_network(network, calibration, shape), predictor(network, calibration)
+    model, predict = (
+        exporting.whole_network(network, calibration, shape),
+        predictor(network, calibration),
+    )
 
     def predict_one(pictures):
         seen = predict_ahead(predict, pictures, np.asarray, lambda _: shape, batch_size=1)
@@ -73,8 +71,8 @@ def export(arguments, stopping):
             model.export(str(path), format=form.keras_name, verbose=False)
             answer = form.open(path)
             answer(pictures[0][None])
-        said = compare(answer, predict_one, pictures)
-        publish(Path(temporary), output.parent)
+        said = exporting.compare(answer, predict_one, pictures)
+        exporting.publish(Path(temporary), output.parent)
     classes = ", ".join(f"{index} {name}" for index, name in enumerate(data_set.classes))
     terminal.say(
         f"{output}: picture, uint8 [N, H, W, 3] RGB -> probabilities, float32 [N, H, W, "
@@ -86,11 +84,11 @@ def pictures_to_check(data_set, settings):
     """Read some testing or labelled pictures of the run's data set, or draw some without it."""
     try:
         labelled, testing = data_set.find(Path(settings["data_dir"]) / data_set.folder)
-        chosen = subsample(testing or labelled, CHECKED_PICTURES)
+        chosen = subsample(testing or labelled, PICTURES)
         return [read_image(sample.picture) for sample in chosen]
     except UserError as error:
         terminal.say(f"{error}\nusing drawn scenes for the check instead")
-        return [scenes.draw_scene("um", index).picture for index in range(CHECKED_PICTURES)]
+        return [scenes.draw_scene("um", index).picture for index in range(PICTURES)]
 
 
 def main(arguments=None):

@@ -16,7 +16,6 @@ from roadseg.drawn import scenes
 from roadseg.errors import DownloadError
 
 ORDER, PICTURE = 0, 1  # first number of a seed, one each for order and pictures
-
 # Number of scenes of um, umm and uu to draw.
 DRAWN_TRAINING = (90, 90, 90)
 DRAWN_TESTING = (6, 6, 6)

@@ -1,4 +1,4 @@
-"""Trains FCN-8s on VGG16 to find the road in a picture.
+"""Train FCN-8s on VGG16 to find the road in a picture.
 
     python main.py                                   KITTI Road, or drawn scenes where it isn't
     python main.py --run first --epochs 20           again: resumes where it stopped
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 import helper
-from roadseg import devices, terminal
+from roadseg import terminal
 from roadseg.answering.predictor import predictor
 from roadseg.command_line import at_least, exit_status, positive_rate
 from roadseg.data import vgg_weights
@@ -29,6 +29,7 @@ from roadseg.data.augmentation import VGG_MEAN_RGB
 from roadseg.data.check import check_samples, data_digest, files_below
 from roadseg.data.datasets import DATASETS, row_of
 from roadseg.data.pictures import VOID
+from roadseg.devices import ONE_DEVICE, joined
 from roadseg.engine import PRECISIONS, answering_precision, keras, warn_about_idle_gpu
 from roadseg.errors import LossError, MemoryShortError, StopRequest, UserError
 from roadseg.files import read_json
@@ -56,9 +57,9 @@ class Recipe:
     # The network
     frozen: tuple = ("block1", "block2")  # pretrained: edges are the same in every street
     head_channels: int = 512  # of fc6 and fc7, where they do not come from ImageNet
-    pool3_scale: float = 0.06  # times VGG16's large activations, so that skips start gently
+    pool3_scale: float = 0.06  # times VGG16's large activations, so that skips learn gently
     pool4_scale: float = 0.3
-    score_deviation: float = 1e-3  # of the kernels that score, at their start
+    score_deviation: float = 1e-3  # of fc7's score kernel at its start; the skips' start at 0
     skip_dropout: float = 0.2  # share of whole channels: neighbouring places tell nearly the same
     pool5_dropout: float = 0.3  # share of numbers
     head_dropout: float = 0.5  # likewise, of fc6 and fc7
@@ -88,7 +89,7 @@ def parse_arguments(arguments=None):
     A run that is there already gives its settings to the flags that are not.
     """
     parser = argparse.ArgumentParser(
-        description="Trains FCN-8s on VGG16 to find the road in a picture.",
+        description="Train FCN-8s on VGG16 to find the road in a picture.",
         epilog="--image-shape and --epochs have a default of their own for each data set.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -209,11 +210,12 @@ def layers(vgg, num_classes, recipe=RECIPE):
     pool3, pool4, fc7 = vgg.outputs  # 1/8, 1/16, 1/32
     pool4 = scale_skip(pool4, "pool4", recipe.pool4_scale, recipe.skip_dropout)
     pool3 = scale_skip(pool3, "pool3", recipe.pool3_scale, recipe.skip_dropout)
-    x = score(fc7, num_classes, "score_fc7", recipe.score_deviation)
+    near_zero = keras.initializers.TruncatedNormal(stddev=recipe.score_deviation)
+    x = score(fc7, num_classes, "score_fc7", near_zero)
     x = upsample(x, 2, "upsample_fc7")
-    x = x + score(pool4, num_classes, "score_pool4", recipe.score_deviation)
+    x = x + score(pool4, num_classes, "score_pool4", "zeros")
     x = upsample(x, 2, "upsample_pool4")
-    x = x + score(pool3, num_classes, "score_pool3", recipe.score_deviation)
+    x = x + score(pool3, num_classes, "score_pool3", "zeros")
     x = upsample(x, 8, "upsample_pool3")
     logits = CropLike(dtype="float32", name="logits")(x, vgg.input)
     return keras.Model(vgg.input, logits, name="fcn8s")
@@ -225,9 +227,8 @@ def scale_skip(pool, name, scale, dropout):
     return keras.layers.Rescaling(scale, dtype="float32")(dropped)
 
 
-def score(x, num_classes, name, deviation):
-    """Score the classes at every place, by a 1x1 convolution that starts near zero."""
-    start = keras.initializers.TruncatedNormal(stddev=deviation)
+def score(x, num_classes, name, start):
+    """Score the classes at each place by a 1x1 convolution; start: of its kernel."""
     layer = keras.layers.Conv2D(
         num_classes, 1, kernel_initializer=start, dtype="float32", name=name
     )
@@ -267,27 +268,19 @@ def bilinear_kernel(shape, dtype=None):
 # --- loss -----------------------------------------------------------------------------------------
 
 
-def optimize(
-    network,
-    learning_rate,
-    total_steps,
-    recipe=RECIPE,
-    team=devices.ONE_DEVICE,
-    slowdown=1.0,
-    slices=1,
-):
+def optimize(network, learning_rate, steps, recipe=RECIPE, team=ONE_DEVICE, slowdown=1, slices=1):
     """Give a network its loss and its optimizer, Adam.
 
     learning_rate: the highest; it rises evenly over the first steps and falls as a cosine to zero
-    at total_steps. slowdown: factor of the learning rate; slices: calls of train_on_batch whose
+    at steps. slowdown: factor of the learning rate; slices: calls of train_on_batch whose
     gradients make a step.
     Returns a compiled model that shares all layers with network; its loss is the mean of
     `picture_loss`.
     """
-    warm_up, rate = max(1, round(recipe.warm_up_share * total_steps)), slowdown * learning_rate
+    warm_up, rate = max(1, round(recipe.warm_up_share * steps)), slowdown * learning_rate
     schedule = keras.optimizers.schedules.CosineDecay(
         rate / warm_up,
-        slices * max(1, total_steps - warm_up),  # Keras counts the slices
+        slices * max(1, steps - warm_up),  # Keras counts the slices
         warmup_target=rate,
         warmup_steps=slices * warm_up,
     )
@@ -376,7 +369,7 @@ def train_nn(training, get_batches_fn, epochs, batch_size, validate, stopping=No
 # --- run ------------------------------------------------------------------------------------------
 
 
-def run(arguments, stopping, team=devices.ONE_DEVICE, recipe=RECIPE):
+def run(arguments, stopping, team=ONE_DEVICE, recipe=RECIPE):
     """Train a network and write the run's folder, as the arguments say. Returns the folder.
 
     arguments: of `parse_arguments`. Several processes share the work; the first alone writes,
@@ -514,10 +507,10 @@ def main(arguments=None, recipe=RECIPE):
     """Run from the command line. Returns the exit status."""
 
     def work(stopping):
-        settings = parse_arguments(arguments)
-        with devices.joined(settings.devices) as team:
+        given = parse_arguments(arguments)
+        with joined(given.devices) as team:
             warn_about_idle_gpu()
-            run(settings, stopping, team, recipe)
+            run(given, stopping, team, recipe)
 
     return exit_status(work)
 

@@ -21,14 +21,8 @@ from pathlib import Path
 
 from main import load_run
 from roadseg import terminal
+from roadseg.answering import predictor
 from roadseg.answering.painting import choose_classes, paint_classes, to_confidence
-from roadseg.answering.predictor import (
-    PREDICTION_BATCH,
-    in_tiles,
-    predict_ahead,
-    scaled_shape,
-    thoroughly,
-)
 from roadseg.answering.sources import find_sources, plan_targets
 from roadseg.command_line import add_thorough, exit_status, positive_rate
 from roadseg.data.pictures import WORKERS, map_ahead
@@ -92,13 +86,13 @@ def load_predictor(folder, arguments):
     the network, the run's data set).
     """
     predict, data_set, settings = load_run(folder)
-    predict = in_tiles(predict)
+    predict = predictor.in_tiles(predict)
     if arguments.thorough:
-        predict = thoroughly(predict)
+        predict = predictor.thoroughly(predict)
 
     def choose_shape(shape):
         scale = arguments.scale
-        return scaled_shape(shape, scale) if scale else settings["image_shape"]
+        return predictor.scaled_shape(shape, scale) if scale else settings["image_shape"]
 
     return predict, choose_shape, data_set
 
@@ -122,7 +116,9 @@ def predict_sources(arguments, stopping):
             faults.append(error)
 
     frames = read_frames(sources, faults.append)
-    answers = predict_ahead(predict, frames, read, choose_shape, PREDICTION_BATCH)
+    answers = predictor.predict_ahead(
+        predict, frames, read, choose_shape, predictor.PREDICTION_BATCH
+    )
     encode = functools.partial(encode_answer, kinds=arguments.save, data_set=data_set)
     encoded = map_ahead(encode, answers, WORKERS)
     until_stopped = itertools.takewhile(lambda _: not stopping.requested, encoded)

@@ -16,6 +16,7 @@ from statistics import mean
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from roadseg import terminal
 from roadseg.errors import UserError
 from roadseg.files import read_json, write_csv
 from roadseg.training import run_folder
@@ -79,13 +80,6 @@ def table_rows(trials):
         yield dict(zip(HEAD, cells, strict=True))
 
 
-def markdown(rows):
-    """Format rows as a Markdown table."""
-    lines = [HEAD, ["---"] * len(HEAD)]
-    lines += [[f"`{trial}`", *cells] for trial, *cells in map(dict.values, rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def gain(seeds, reference):
     """Return the mean difference of scores over the seeds that both have; -inf if none."""
     shared = seeds.keys() & reference.keys()
@@ -108,6 +102,6 @@ if __name__ == "__main__":
     except UserError as error:
         parser.error(error)
     table = list(table_rows(group_runs(found)))
-    print(markdown(table))
+    print(terminal.markdown_table([row | {"trial": f"`{row['trial']}`"} for row in table]))
     if given.csv:
         write_csv(given.csv, table, HEAD)

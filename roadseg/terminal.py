@@ -90,3 +90,9 @@ def say(message):
     """Print a message without breaking a progress bar."""
     tqdm.write(message, file=sys.stdout)
     sys.stdout.flush()  # else a log file gets it late
+
+
+def markdown_table(rows):
+    """Lay out rows, dicts of texts with the same keys, as a table in Markdown."""
+    lines = [rows[0], ["---"] * len(rows[0]), *(row.values() for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

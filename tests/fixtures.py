@@ -1,5 +1,6 @@
 """What tests start from: drawn pictures, a narrow VGG16, runs that are trained already."""
 
+import os
 import shutil
 
 import numpy as np
@@ -9,6 +10,20 @@ from PIL import Image
 from roadseg import engine
 from roadseg.drawn import scenes
 from tests.small import SMALL, narrow_weights, run_camvid, run_kitti
+
+
+def pytest_configure(config):
+    """Let each of several processes of pytest-xdist compute on a core of its own."""
+    if hasattr(config, "workerinput"):
+        os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+
+
+@pytest.fixture(autouse=True)
+def float32():
+    """Leave no test, and no fixture, in the precision of a run before it."""
+    engine.keras.config.set_dtype_policy("float32")
+    yield
+    engine.keras.config.set_dtype_policy("float32")
 
 
 @pytest.fixture
@@ -32,10 +47,8 @@ def spoilt(drawn, tmp_path):
 
 
 @pytest.fixture
-def bfloat16():
+def bfloat16(float32):
     engine.keras.config.set_dtype_policy("mixed_bfloat16")
-    yield
-    engine.keras.config.set_dtype_policy("float32")
 
 
 @pytest.fixture(scope="session")

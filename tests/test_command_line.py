@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -34,80 +33,30 @@ USAGE = {
     "report": """[-h] RUN""",
     "bench": """[-h] [--json FILE]""",
 }
-# Command, words -> what they are read as, with all that is not said.
-DEFAULTS = [
-    (
-        "main",
-        "",
-        {
-            "dataset": "auto",
-            "data_dir": Path("data"),
-            "runs_dir": Path("runs"),
-            "run": None,
-            "vgg": "conv",
-            "image_shape": None,  # the data set's own
-            "epochs": None,  # likewise
-            "batch_size": 4,
-            "learning_rate": 2e-4,
-            "precision": "auto",
-            "devices": None,
-            "seed": 0,
-            "limit": None,
-        },
-    ),
-    (
-        "predict",
-        "first a.png b.png",
-        {
-            "run": "first",
-            "paths": ["a.png", "b.png"],
-            "output": None,
-            "save": ["overlay"],
-            "scale": None,
-            "thorough": False,
-        },
-    ),
-    (
-        "evaluate",
-        "first",
-        {
-            "run": "first",
-            "data_dir": None,
-            "part": "validation",
-            "submission": None,
-            "thorough": False,
-        },
-    ),
-    ("export", "first --format onnx", {"run": "first", "format": "onnx", "output": None}),
-    ("report", "first", {"run": "first"}),
-    ("bench", "", {"json": None}),
-]
-# Likewise, of what is said alone.
-GIVEN = [
-    ("main", "--dataset camvid --data-dir d", {"dataset": "camvid", "data_dir": Path("d")}),
-    ("main", "--runs-dir nowhere --run new", {"runs_dir": Path("nowhere"), "run": "new"}),
-    ("main", "--vgg a.h5 --image-shape 32 96", {"vgg": "a.h5", "image_shape": [32, 96]}),
-    ("main", "--epochs 3 --batch-size 2", {"epochs": 3, "batch_size": 2}),
-    ("main", "--learning-rate 1 --seed 7", {"learning_rate": 1.0, "seed": 7}),
-    ("main", "--precision mixed_float16", {"precision": "mixed_float16"}),
-    ("main", "--devices 2 --limit 9", {"devices": 2, "limit": 9}),
-    ("predict", "first a --save mask overlay", {"save": ["mask", "overlay"]}),
-    ("predict", "first a --scale 2 --output o", {"scale": 2.0, "output": Path("o")}),
-    ("predict", "first a --thorough", {"thorough": True}),
-    ("evaluate", "first --part training", {"part": "training"}),
-    ("evaluate", "first --data-dir d --thorough", {"data_dir": Path("d"), "thorough": True}),
-    ("evaluate", "first --submission a.zip", {"submission": Path("a.zip")}),
-    ("export", "first --format onnx --output o", {"output": Path("o")}),
-    ("bench", "--json b.json", {"json": Path("b.json")}),
-]
-
-
-def read(command, words):
-    return vars(COMMANDS[command].parse_arguments(words.split()))
-
-
-def typed(values):
-    return {name: (type(value), value) for name, value in values.items()}
+# What is typed -> what is read: first without any flag, then with all of them.
+READ = {
+    "main": """dataset='auto', data_dir=Path('data'), runs_dir=Path('runs'), run=None, vgg='conv',
+        image_shape=None, epochs=None, batch_size=4, learning_rate=0.0002, precision='auto',
+        devices=None, seed=0, limit=None""",
+    "main --dataset camvid --data-dir d --runs-dir r --run new --vgg a.h5 --image-shape 32 96 "
+    "--epochs 3 --batch-size 2 --learning-rate 1 --precision float32 --devices 2 --seed 7 "
+    "--limit 9": """dataset='camvid', data_dir=Path('d'), runs_dir=Path('r'), run='new', vgg='a.h5',
+        image_shape=[32, 96], epochs=3, batch_size=2, learning_rate=1.0, precision='float32',
+        devices=2, seed=7, limit=9""",
+    "predict first a.png b.png": """run='first', paths=['a.png', 'b.png'], output=None,
+        save=['overlay'], scale=None, thorough=False""",
+    "predict first a --output o --save mask overlay --scale 2 --thorough": """run='first',
+        paths=['a'], output=Path('o'), save=['mask', 'overlay'], scale=2.0, thorough=True""",
+    "evaluate first": """run='first', data_dir=None, part='validation', submission=None,
+        thorough=False""",
+    "evaluate first --data-dir d --part training --submission a.zip --thorough": """run='first',
+        data_dir=Path('d'), part='training', submission=Path('a.zip'), thorough=True""",
+    "export first --format onnx": "run='first', format='onnx', output=None",
+    "export first --format onnx --output o": "run='first', format='onnx', output=Path('o')",
+    "report first": "run='first'",
+    "bench": "json=None",
+    "bench --json b.json": "json=Path('b.json')",
+}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -119,16 +68,19 @@ def test_flags_and_choices_are_these(command, monkeypatch, capsys):
     assert usage.split() == USAGE[command].split() and stopped.value.code == 0
 
 
-@pytest.mark.parametrize(("command", "words", "expected"), DEFAULTS)
-def test_defaults_are_these(command, words, expected, tmp_path, monkeypatch):
+def test_the_page_of_commands_names_every_flag():
+    page = (HERE / "docs" / "commands.md").read_text(encoding="utf-8")
+    flags = {flag for usage in USAGE.values() for flag in re.findall(r"--[a-z-]+", usage)}
+    assert flags - set(re.findall(r"--[a-z-]+", page)) == set()
+
+
+@pytest.mark.parametrize("words", READ)
+def test_what_is_typed_and_what_is_not_is_read_as_this(words, tmp_path, monkeypatch):
+    """Names, values and types."""
     monkeypatch.chdir(tmp_path)  # where there are no runs
-    assert typed(read(command, words)) == typed(expected)
-
-
-@pytest.mark.parametrize(("command", "words", "expected"), GIVEN)
-def test_what_is_given_has_its_type(command, words, expected):
-    found = read(command, words)
-    assert typed({name: found[name] for name in expected}) == typed(expected)
+    command, *arguments = words.split()
+    found = str(COMMANDS[command].parse_arguments(arguments)).replace("PosixPath", "Path")
+    assert found == f"Namespace({' '.join(READ[words].split())})"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +105,7 @@ def test_what_is_given_has_its_type(command, words, expected):
 def test_wrong_usage_ends_with_status_2(words, capsys):
     command, *arguments = words.split()
     with pytest.raises(SystemExit) as stopped:
-        COMMANDS[command].main(arguments)
+        COMMANDS[command].parse_arguments(arguments)
     assert stopped.value.code == 2 and capsys.readouterr().err.startswith("usage: ")
 
 

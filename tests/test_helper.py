@@ -74,7 +74,7 @@ def unreachable(monkeypatch):
 
 def test_a_data_set_asked_for_is_that_or_an_error(tmp_path, monkeypatch, capsys):
     unreachable(monkeypatch)
-    assert run_main("--dataset", "kitti", "--data-dir", tmp_path) == 2
+    assert run_main("--dataset", "kitti", "--data-dir", tmp_path, "--runs-dir", tmp_path) == 2
     line = error_line(capsys)
     assert "by hand" in line and "data_road.zip" in line
 

@@ -83,11 +83,15 @@ def test_the_program_runs_on_jax(drawn, narrow_vgg, tmp_path):
 
 @pytest.mark.slow
 def test_the_main_job_learns_the_drawn_scenes(tmp_path):
-    """What the README's first command does where KITTI Road is not to be had."""
+    """What main.py does where KITTI Road is not to be had, on 100 pictures in four epochs.
+
+    It reached an F1 of 92.7, where the better of the simple rules has 65.4.
+    """
     folders = ["--runs-dir", tmp_path, "--data-dir", tmp_path, "--run", "main_job"]
     command = [sys.executable, "main.py", "--dataset", "synthetic", *folders]
+    command += ["--limit", "100", "--epochs", "4"]
     subprocess.run(command, check=True, cwd=HERE)
     result = read_json(tmp_path / "main_job" / "metrics.json")
-    assert result["perspective"]["all"]["MaxF"] > 95
-    assert max(result["simple_rules"].values()) < 85
+    assert result["perspective"]["all"]["MaxF"] > 90
+    assert max(result["simple_rules"].values()) < 75
     assert len(list((tmp_path / "main_job" / "pictures").iterdir())) == sum(helper.DRAWN_TESTING)

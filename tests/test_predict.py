@@ -111,18 +111,23 @@ def test_globs_and_files_go_to_the_runs_folder_and_nothing_is_overwritten(
     assert "would be written there" in error_line(capsys) and not (tmp_path / "out").exists()
 
 
+@pytest.fixture(scope="module")
+def network(trained):
+    """The function pictures -> probabilities of the trained run."""
+    return main.load_run(trained)[0]
+
+
 def predict_road(run, *arguments):
     """Let predict.py write probabilities."""
     assert run_predict(run, *arguments, "--save", "probability") == 0
 
 
 @pytest.mark.parametrize(("scale", "shape"), [(1, (64, 96)), (0.5, (32, 64))])
-def test_a_scale_is_that_of_the_picture(scale, shape, trained, tmp_path, random):
+def test_a_scale_is_that_of_the_picture(scale, shape, trained, network, tmp_path, random):
     """The probabilities are those of the network there, in multiples of 32."""
     picture = random.integers(0, 256, (64, 100, 3), dtype=np.uint8)
     Image.fromarray(picture).save(tmp_path / "a.png")
     Image.fromarray(picture[:30, :40]).save(tmp_path / "of another size.png")
-    network, _ = main.load_run(trained)[:2]
     predict_road(trained, tmp_path / "*[ae].png", "--output", tmp_path, "--scale", scale)
     assert Image.open(tmp_path / "of another size_probability.png").size == (40, 30)
     assert_road(tmp_path / "a_probability.png", answer(network, picture, shape))

@@ -1,6 +1,6 @@
 """Export formats of a trained network, their runtimes, and the check against the run."""
 
-import importlib
+import importlib.util
 import os
 import shutil
 import time
@@ -15,9 +15,6 @@ from roadseg.engine import keras
 from roadseg.errors import UserError, WrongAnswerError
 
 LARGEST_DIFFERENCE = 1e-4  # between probabilities
-
-CHECKED_PICTURES = 4
-
 ROUNDS = 3  # over these pictures, for throughput
 
 

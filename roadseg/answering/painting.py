@@ -10,7 +10,6 @@ from PIL import Image
 # Painting
 TINT = 0.4  # share of the class's colour
 CONTOUR_SHARE = 0.006  # contour width / the picture's shorter side
-
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_FILTER_UP = 2
 PNG_COLOURS = {2: 0, 3: 2}  # dimensions of the array -> PNG colour type: grey, RGB

@@ -9,7 +9,6 @@ from roadseg.data.pictures import WORKERS, map_ahead, read_image, resample, resi
 from roadseg.engine import keras
 
 PREDICTION_BATCH = 4  # pictures on each device
-
 OTHER_SCALES = (0.85, 1.15)  # of the requested size
 
 CELL = 32  # pixels; the network pads to multiples
@@ -76,7 +75,6 @@ def prediction_batch(team):
 # Receptive field to one side, pixels: 202 for pool5 and fc6's 7x7, plus 32, 16 and 8 for the three
 # upsamplings, rounded up to a multiple of 32.
 REACH = 288
-
 TILE = 1536  # pixels; larger pictures are cut into tiles of this size
 
 

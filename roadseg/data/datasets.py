@@ -144,7 +144,6 @@ CITYSCAPES_CLASSES = {
     "bicycle": (33, (119, 11, 32)),
 }
 CITYSCAPES_NUMBERS = 34  # label ids 0 to 33
-
 # Names, order and grouping of the SegNet tutorial, with colours to paint.
 CAMVID_CLASSES = {
     "sky": (128, 128, 128),

@@ -107,15 +107,10 @@ def find_folder(root):
     listed = root / "validation.txt"
     last_fifth = paths[-max(1, len(paths) // 5) :]
     chosen = set(_listed_pictures(listed, paths) if listed.is_file() else last_fifth)
-    labelled = [
-        Sample(
-            path.stem,
-            path,
-            root / "masks" / f"{path.stem}.png",
-            "val" if path in chosen else "train",
-        )
-        for path in paths
-    ]
+    labelled = []
+    for path in paths:
+        part, mask = "val" if path in chosen else "train", root / "masks" / f"{path.stem}.png"
+        labelled.append(Sample(path.stem, path, mask, part))
     _check_labels(labelled)
     return labelled, _testing_samples(root / "testing")
 

@@ -20,36 +20,18 @@ def draw_charts(metrics, shown, rows):
         values = [float(row[score]) for row in rows]
         charts.append(_lines(f"{names[score]} of the validation part by epoch", epochs, [values]))
     if "precision" in shown:
-        scores = metrics["perspective"]["all"]
-        charts.append(
-            _lines(
-                "Precision over recall (dot: best F1)",
-                [100 * x for x in shown["recall"]],
-                [[100 * y for y in shown["precision"]]],
-                dot=(scores["REC"], scores["PRE"]),
-            )
-        )
-        bins = shown["reliability"]
-        charts.append(
-            _lines(
-                "Share of road by predicted probability (dashed: perfect)",
-                [bin["probability"] for bin in bins],
-                [[bin["road"] for bin in bins]],
-                limits=((0, 1), (0, 1)),
-                even=True,
-            )
-        )
-    bars = {view: metrics[view] for view in VIEWS if view in metrics}
-    if bars:
-        charts.append(
-            _bars(
-                "MaxF by category (orange: from above)",
-                [
-                    (name, [scores[name]["MaxF"] for scores in bars.values() if name in scores])
-                    for name in metrics["perspective"]
-                ],
-            )
-        )
+        scores, bins = metrics["perspective"]["all"], shown["reliability"]
+        recall, precision = ([100 * x for x in shown[name]] for name in ("recall", "precision"))
+        title = "Precision over recall (dot: best F1)"
+        charts.append(_lines(title, recall, [precision], dot=(scores["REC"], scores["PRE"])))
+        title = "Share of road by predicted probability (dashed: perfect)"
+        chances, roads = ([bin[name] for bin in bins] for name in ("probability", "road"))
+        charts.append(_lines(title, chances, [roads], limits=((0, 1), (0, 1)), even=True))
+    views = [metrics[view] for view in VIEWS if view in metrics]
+    if views:
+        names = metrics["perspective"]
+        groups = [(name, [view[name]["MaxF"] for view in views if name in view]) for name in names]
+        charts.append(_bars("MaxF by category (orange: from above)", groups))
     elif metrics:
         present = [(name, [iou]) for name, iou in metrics["classes"].items() if iou is not None]
         charts.append(_bars("IoU by class", present))

@@ -107,18 +107,11 @@ def _jpegs(folder, name, texts):
 
 def _worst(folder, shown):
     """Return the worst pictures with errors painted: [(name, score, jpegs)]."""
-    return [
-        (
-            row["name"],
-            row["score"],
-            _jpegs(
-                folder / "report" / "validation",
-                row["name"],
-                {view: WORST_TEXTS[view] for view in row["views"]},
-            ),
-        )
-        for row in shown.get("worst", ())
-    ]
+    validation, rows = folder / "report" / "validation", []
+    for row in shown.get("worst", ()):
+        texts = {view: WORST_TEXTS[view] for view in row["views"]}
+        rows.append((row["name"], row["score"], _jpegs(validation, row["name"], texts)))
+    return rows
 
 
 def _gallery(folder, shown):

@@ -1,10 +1,8 @@
 """Pack a submission for KITTI's server: road of the testing pictures from above."""
 
-import io
 import zipfile
 
 import imageio.v3 as imageio
-import numpy as np
 
 from roadseg import terminal
 from roadseg.answering.painting import to_confidence
@@ -16,7 +14,6 @@ from roadseg.scoring import birds_eye
 from roadseg.scoring.metrics import ROAD
 
 OFFICIAL_TESTING_COUNT = 290
-
 ADVICE = (
     "KITTI accepts no submissions of student work or small modifications: score those on a part "
     "of the training set, with `python evaluate.py RUN`."
@@ -54,19 +51,4 @@ def pack_submission(path, predict, samples, image_shape):
                 archive.writestr(f"{sample.name.replace('_', '_road_')}.png", png)
 
     write_atomically(path, write)
-    read_submission(path)
     terminal.say(f"{path}: {len(samples)} pictures in the format of KITTI's server.\n{ADVICE}")
-
-
-def read_submission(path):
-    """Read a submission back: {name: uint8 [800, 400]}. Raises UserError if it is invalid."""
-    confidences = {}
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            array = imageio.imread(io.BytesIO(archive.read(entry)))
-            if array.shape != birds_eye.SHAPE or array.dtype != np.uint8:
-                raise UserError(f"{path}: {entry.filename} is {array.shape} of {array.dtype}")
-            confidences[entry.filename] = array
-    if len(confidences) != OFFICIAL_TESTING_COUNT:
-        raise UserError(f"{path}: {len(confidences)} pictures; expected {OFFICIAL_TESTING_COUNT}")
-    return confidences

@@ -4,15 +4,9 @@ import numpy as np
 
 from roadseg.answering.painting import to_confidence
 from roadseg.data.pictures import VOID
-from roadseg.scoring import birds_eye
+from roadseg.scoring import birds_eye, metrics
 from roadseg.scoring.calibration import LOG_ODDS_BINS, calibration_scores, log_odds_counts
-from roadseg.scoring.metrics import (
-    ROAD,
-    class_scores,
-    confidence_counts,
-    confusion_matrix,
-    kitti_scores,
-)
+from roadseg.scoring.metrics import ROAD
 
 
 class Tally:
@@ -35,7 +29,7 @@ class Tally:
         `calibration_files.read_calibration`, for the scores from above.
         """
         valid = label != VOID
-        self.confusion += confusion_matrix(
+        self.confusion += metrics.confusion_matrix(
             label, probabilities.argmax(axis=-1), len(self.class_names)
         )
         true_class = np.where(valid, label, 0)[..., None]
@@ -53,7 +47,10 @@ class Tally:
 
     def _count(self, view, category, label, confidence):
         counts, pictures = self.views[view].get(category, (0, 0))
-        self.views[view][category] = (counts + confidence_counts(label, confidence), pictures + 1)
+        self.views[view][category] = (
+            counts + metrics.confidence_counts(label, confidence),
+            pictures + 1,
+        )
 
     @property
     def loss(self):
@@ -63,12 +60,12 @@ class Tally:
     def scores(self):
         """Return the scores in the layout of metrics.json, without "dataset" and "split"."""
         scores = {"pictures": sum(self.pictures.values())}
-        scores |= class_scores(self.confusion, self.class_names)
+        scores |= metrics.class_scores(self.confusion, self.class_names)
         for view, categories in self.views.items():
             if categories:
                 total = tuple(sum(parts) for parts in zip(*categories.values(), strict=True))
                 scores[view] = {
-                    name: kitti_scores(counts) | {"pictures": number}
+                    name: metrics.kitti_scores(counts) | {"pictures": number}
                     for name, (counts, number) in [("all", total), *sorted(categories.items())]
                 }
         if self.views["perspective"]:

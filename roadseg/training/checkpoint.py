@@ -21,14 +21,7 @@ STATES_KEPT = 2
 STATE_COPIES = 3  # a state's size / the weights' size: Adam has two moments
 BEST = "best.weights.h5"
 LOG_FIELDS = (
-    "epoch",
-    "seconds",
-    "loss",
-    "val_loss",
-    "val_iou",
-    "val_max_f",
-    "learning_rate",
-    "returns",
+    *("epoch", "seconds", "loss", "val_loss", "val_iou", "val_max_f", "learning_rate", "returns"),
 )
 
 
@@ -61,7 +54,7 @@ def check_room(folder, weights_bytes):
     """Raise UserError if the disk lacks room for a new run.
 
     folder: of the run; weights_bytes: size of the network's weights. A save needs room for one
-    state more than are kept, each with best weights of its own.
+    state more than are kept, and for the best weights that each names.
     """
     needed = (STATES_KEPT + 1) * (STATE_COPIES + 1) * weights_bytes
     free = shutil.disk_usage(folder).free

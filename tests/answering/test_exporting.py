@@ -117,4 +117,4 @@ def test_a_network_that_answers_differently_is_not_written(trained, tmp_path, ca
 def test_an_export_without_testing_pictures_is_checked_on_labelled_ones(drawn):
     row = dataclasses.replace(KITTI, find=lambda root: (KITTI.find(root)[0], []))
     found = export.pictures_to_check(row, {"data_dir": str(drawn)})
-    assert [picture.shape for picture in found] == [(96, 320, 3)] * export.CHECKED_PICTURES
+    assert [picture.shape for picture in found] == [(96, 320, 3)] * export.PICTURES

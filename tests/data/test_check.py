@@ -182,7 +182,8 @@ def test_all_faults_are_told_at_once(spoilt, tmp_path, capsys):
     assert all(any(name[-6:] in line for line in lines) for name in names)
     shutil.rmtree(training / "gt_image_2")
     capsys.readouterr()
-    assert run_main("--dataset", "kitti", "--data-dir", spoilt) == 2
+    folders = ("--data-dir", spoilt, "--runs-dir", tmp_path)
+    assert run_main("--dataset", "kitti", *folders) == 2
     error = capsys.readouterr().err
     assert error.count("this label is missing") == error.count("\n") == 15
 
@@ -213,8 +214,8 @@ def test_data_behind_links_in_a_read_only_folder_with_an_odd_name(drawn, narrow_
     odd, runs = tmp_path / "Straßen von früher 100%", tmp_path / "meine Läufe"
     link_all(drawn, odd)
     arguments = ("--dataset", "kitti", "--data-dir", odd, "--runs-dir", runs)
-    arguments += ("--run", "erster Lauf", "--vgg", narrow_vgg, "--image-shape", 32, 64)
-    assert run_main(*arguments, "--epochs", 1, "--limit", 3) == 0
+    arguments += ("--run", "erster Lauf", "--vgg", narrow_vgg, "--precision", "float32")
+    assert run_main(*arguments, "--image-shape", 32, 64, "--epochs", 1, "--limit", 3) == 0
     assert (runs / "erster Lauf" / "metrics.json").is_file()
     for folder in (odd, *odd.rglob("*/")):
         folder.chmod(0o755)

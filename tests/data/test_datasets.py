@@ -46,7 +46,7 @@ def run_data_set(name, folder, narrow_vgg):
     """Train one epoch on a data set, into folder/runs/own."""
     folders = ("--data-dir", folder, "--runs-dir", folder / "runs", "--run", "own")
     sizes = ("--image-shape", 48, 32, "--epochs", 1, "--vgg", narrow_vgg)
-    return run_main("--dataset", name, *folders, *sizes)
+    return run_main("--dataset", name, *folders, *sizes, "--precision", "float32")
 
 
 def test_a_run_on_somebodys_own_pictures(own, narrow_vgg, capsys):

@@ -104,10 +104,8 @@ def test_a_run_goes_on_in_the_precision_it_began_with(narrow_vgg, drawn, tmp_pat
 
 
 @pytest.fixture
-def float16():
+def float16(float32):
     keras.config.set_dtype_policy("mixed_float16")
-    yield
-    keras.config.set_dtype_policy("float32")
 
 
 def test_float16_trains_a_step_and_resumes(float16, tmp_path):
