@@ -28,6 +28,7 @@ PICTURE_SUFFIXES = (
 LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini")  # in folders, and what begins with a dot
 ORIENTATION = 0x0112  # EXIF's tag
 VOID = 255  # the label of pixels that count nowhere
+BYTES_AHEAD = 1 << 29  # of results that are computed before they are asked for
 WORKERS = min(8, os.cpu_count() or 1)  # threads that read pictures ahead of the network
 
 
@@ -141,20 +142,32 @@ def resample(array, shape):
 def map_ahead(function, items, ahead=2 * WORKERS):
     """Yield function(item) in order; threads compute up to `ahead` items in advance.
 
-    Memory stays bounded; the threads end with the generator.
+    Of large results fewer, so that those in advance take BYTES_AHEAD or are a single one. The
+    threads end with the generator.
     """
     items = iter(items)
     with ThreadPoolExecutor(WORKERS) as pool:
-        waiting = collections.deque(
-            pool.submit(function, item) for item in itertools.islice(items, ahead)
-        )
+        waiting = collections.deque(pool.submit(function, item) for item in next_of(items, 1))
         try:
             while waiting:
                 result = waiting.popleft().result()
-                waiting.extend(pool.submit(function, item) for item in itertools.islice(items, 1))
+                fitting = BYTES_AHEAD // max(1, bytes_of(result))
+                missing = max(1, min(ahead, fitting)) - len(waiting)
+                waiting.extend(pool.submit(function, item) for item in next_of(items, missing))
                 yield result
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def next_of(items, count):
+    """Yield the next items of an iterator, count at most."""
+    return itertools.islice(items, max(0, count))
+
+
+def bytes_of(result):
+    """Return the size of an array, or of all arrays in a tuple; 0 for anything else."""
+    parts = result if isinstance(result, tuple) else (result,)
+    return sum(part.nbytes for part in parts if isinstance(part, np.ndarray))
 
 
 def decode_label(values, table, path):

@@ -82,9 +82,21 @@ def defaults_to_resume(folder):
 
 
 def read_log(folder):
-    """Read a run's log.csv. Returns its rows, dicts of text; [] before the first epoch."""
+    """Read a run's log.csv. Returns its rows, dicts of text; [] before the first epoch.
+
+    Raises UserError that names a damaged one.
+    """
     path = folder / "log.csv"
-    return list(csv.DictReader(path.open(encoding="utf-8"))) if path.is_file() else []
+    if not path.is_file():
+        return []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        for text in (text for row in rows for text in row.values() if text != ""):
+            float(text)
+    except (ValueError, TypeError, csv.Error) as error:
+        raise UserError(f"{path}: damaged ({error}); remove it, or use another run") from error
+    return rows
 
 
 def data_path(folder):

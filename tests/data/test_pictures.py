@@ -106,3 +106,19 @@ def test_the_memory_of_a_container_is_what_is_free(tmp_path, monkeypatch):
     for limit, expected in (("7000", 3000), ("max", 8000 << 10), ("900", 0)):
         (group / "memory.max").write_text(f"{limit}\n")
         assert pictures.free_memory_bytes() == expected
+
+
+@pytest.mark.parametrize(("fitting", "ahead"), [(1000, 6), (3, 3), (0, 1)])
+def test_of_large_results_fewer_are_computed_in_advance(fitting, ahead, monkeypatch):
+    """In order, all of them; never more at once than fit, but always one."""
+    monkeypatch.setattr(pictures, "BYTES_AHEAD", 800 * fitting)
+    begun = []
+
+    def compute(number):
+        begun.append(number)
+        return np.full(100, number, float)  # 800 bytes
+
+    for place, result in enumerate(pictures.map_ahead(compute, range(20), ahead=6)):
+        assert result[0] == place
+        assert len(begun) <= place + 1 + ahead
+    assert sorted(begun) == list(range(20))

@@ -229,3 +229,13 @@ def test_a_disk_without_locks_is_told_and_used_without(number, tmp_path, monkeyp
         assert str(os.getpid()) in (tmp_path / "checkpoint" / "lock").read_text()
     said = capsys.readouterr().out
     assert str(tmp_path) in said and "knows no locks" in said
+
+
+@pytest.mark.parametrize(
+    "damage", [b"epoch,loss\n1\n", b"epoch\none\n", b"\xff\xfe\x00", b"epoch\n1,2"]
+)
+def test_a_damaged_log_is_named(damage, tmp_path):
+    assert run_folder.read_log(tmp_path) == []
+    (tmp_path / "log.csv").write_bytes(damage)
+    with pytest.raises(UserError, match=r"log\.csv: damaged"):
+        run_folder.read_log(tmp_path)
