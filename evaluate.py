@@ -13,7 +13,7 @@ from pathlib import Path
 from main import load_run
 from roadseg import terminal
 from roadseg.answering.predictor import thoroughly
-from roadseg.command_line import add_thorough, exit_status
+from roadseg.command_line import HelpFormatter, add_thorough, exit_status
 from roadseg.data.check import changed_files, check_samples, data_digest, files_below
 from roadseg.data.datasets import locate
 from roadseg.errors import UserError
@@ -27,7 +27,7 @@ def parse_arguments(arguments=None):
     """Read the command line. Exits with status 2 on wrong usage."""
     parser = argparse.ArgumentParser(
         description="Score a trained run as KITTI does, or pack a submission.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     add("run", metavar="RUN", help="a run's folder, or its name in runs/")

@@ -20,7 +20,7 @@ from main import load_network
 from roadseg import terminal
 from roadseg.answering import exporting
 from roadseg.answering.predictor import predict_ahead, predictor
-from roadseg.command_line import exit_status
+from roadseg.command_line import HelpFormatter, exit_status
 from roadseg.data.layouts import subsample
 from roadseg.data.pictures import read_image
 from roadseg.drawn import scenes
@@ -34,7 +34,7 @@ def parse_arguments(arguments=None):
     """Read the command line. Exits with status 2 on wrong usage."""
     parser = argparse.ArgumentParser(
         description="Export a trained run and check that its predictions stay the same.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     add("run", metavar="RUN", help="a run's folder, or its name in runs/")

@@ -23,7 +23,7 @@ import numpy as np
 import helper
 from roadseg import terminal
 from roadseg.answering.predictor import predictor
-from roadseg.command_line import at_least, exit_status, positive_rate
+from roadseg.command_line import HelpFormatter, at_least, exit_status, positive_rate
 from roadseg.data import vgg_weights
 from roadseg.data.augmentation import VGG_MEAN_RGB
 from roadseg.data.check import check_samples, data_digest, files_below
@@ -91,7 +91,7 @@ def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(
         description="Train FCN-8s on VGG16 to find the road in a picture.",
         epilog="--image-shape and --epochs have a default of their own for each data set.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     add, whole, rate, path = parser.add_argument, at_least(1), positive_rate, Path
     sets, vgg, shape = ["auto", *DATASETS], "conv|full|none|FILE", ("H", "W")
@@ -474,7 +474,7 @@ def load_network(folder, precision=None):
     """
     settings, weights = read_json(folder / "settings.json"), folder / checkpoint.BEST
     if not weights.is_file():
-        raise UserError(f"{weights}: not found; this run has not trained a whole epoch yet")
+        raise UserError(f"{weights}: not found; train an epoch, or resume the run to restore it")
     try:
         data_set, recipe = row_of(settings), Recipe(**settings["recipe"])
         keras.config.set_dtype_policy(precision or answering_precision(settings))

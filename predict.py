@@ -24,7 +24,7 @@ from roadseg import terminal
 from roadseg.answering import predictor
 from roadseg.answering.painting import choose_classes, paint_classes, to_confidence
 from roadseg.answering.sources import find_sources, plan_targets
-from roadseg.command_line import add_thorough, exit_status, positive_rate
+from roadseg.command_line import HelpFormatter, add_thorough, exit_status, positive_rate
 from roadseg.data.pictures import WORKERS, map_ahead
 from roadseg.errors import FaultyPicturesError, UserError
 from roadseg.files import written_whole
@@ -64,8 +64,7 @@ KINDS = {
 def parse_arguments(arguments=None):
     """Read the command line. Exits with status 2 on wrong usage."""
     parser = argparse.ArgumentParser(
-        description="Find the road in pictures and videos.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Find the road in pictures and videos.", formatter_class=HelpFormatter
     )
     add, kinds = parser.add_argument, list(KINDS)
     paths = "picture, video, folder (with its subfolders), glob, or camera:0"

@@ -9,6 +9,13 @@ from roadseg.errors import StopRequest, TrainingError, UserError
 from roadseg.stopping import Stopping
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Add each default to the help of its flag, unless it is None, which the help explains."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 def at_least(minimum):
     """Make the argument type of whole numbers >= minimum."""
 

@@ -1,5 +1,6 @@
 """Import Keras quietly, on TensorFlow unless KERAS_BACKEND is set; measure what it can do here."""
 
+import logging
 import math
 import os
 import shutil
@@ -12,6 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 with terminal.quiet_standard_error():
     import keras
+logging.getLogger("tensorflow").setLevel(logging.ERROR)  # pictures of many sizes are meant
 
 SHARE_OF_LIMIT = 0.7  # of the measured matmul rate that training reaches, roughly
 FLOAT32, BFLOAT16 = "float32", "mixed_bfloat16"

@@ -130,8 +130,8 @@ def refuse_what_cannot_be_written(form, output):
     absent = [module for module in form.modules if not importlib.util.find_spec(module)]
     if missing := [module.replace("_", "-") for module in absent]:
         raise UserError(
-            f"this format needs {' and '.join(missing)}, which is not installed: pip install -r "
-            f"requirements-export.txt, or pip install {' '.join(missing)}"
+            f"this format needs {' and '.join(missing)}: pip install -r requirements-export.txt, "
+            f"or pip install {' '.join(missing)}"
         )
 
 

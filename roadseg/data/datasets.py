@@ -56,8 +56,8 @@ class Dataset:
         return names.index("road") if "road" in names else len(names) - 1
 
     def has_official_labels(self, count):
-        """Return whether `count` labels can be the official ones."""
-        return self.official_count in (None, count)
+        """Return whether `count` labels can be the official ones; None where there are none."""
+        return None if self.official_count is None else count == self.official_count
 
     def label_note(self, count, root):
         """Return what a score on the `count` labels in `root` means, one sentence."""

@@ -22,8 +22,8 @@ except ImportError:  # Windows has none, so no lock
 
 # A run resumes only with these unchanged, and the same recipe.
 FIXED_SETTINGS = (
-    *("dataset", "classes", "data_digest", "vgg", "image_shape", "batch_size", "learning_rate"),
-    *("precision", "seed", "limit", "backend"),
+    *("dataset", "classes", "vgg", "image_shape", "batch_size", "learning_rate", "precision"),
+    *("seed", "limit", "backend", "data_digest"),  # the last one follows from the others
 )
 
 
