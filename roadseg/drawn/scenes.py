@@ -5,6 +5,7 @@ u, v count from 1, as in KITTI: the pixel in column c and row r has its centre a
 """
 
 import json
+import os
 import shutil
 from collections import namedtuple
 from dataclasses import dataclass
@@ -447,8 +448,8 @@ def draw_data_set(folder, training=(95, 96, 98), testing=(16, 16, 16), seed=0, s
     recipe = {"version": DRAWING_VERSION, "seed": seed, **counts, "shape": shape and list(shape)}
     if is_drawn(folder, recipe):
         return
-    unfinished = folder.with_name(folder.name + ".part")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    # Of this process alone: another may be drawing the same.
+    unfinished = folder.with_name(f"{folder.name}.part{os.getpid()}")
     jobs = [
         ("training" if index < first else "testing", category, index)
         for category, first, more in zip(CATEGORIES, training, testing, strict=True)
@@ -460,7 +461,8 @@ def draw_data_set(folder, training=(95, 96, 98), testing=(16, 16, 16), seed=0, s
         for part, category, index in terminal.progress(jobs, desc="drawing", unit="scene"):
             save_scene(unfinished / part, category, index, seed, shape)
         (unfinished / "drawn.json").write_text(json.dumps(recipe) + "\n")
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.rename(folder)
+        if not is_drawn(folder, recipe):
+            shutil.rmtree(folder, ignore_errors=True)
+            unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

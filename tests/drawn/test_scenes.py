@@ -64,3 +64,20 @@ def test_a_drawing_that_is_stopped_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(StopRequest):
         scenes.draw_data_set(tmp_path / "drawn", shape=SMALL)
     assert not list(tmp_path.iterdir())
+
+
+def test_two_processes_may_draw_the_same_scenes_at_once(tmp_path, monkeypatch):
+    """What the first has finished stays; the second leaves nothing unfinished behind."""
+    folder, save_scene = tmp_path / "data_road", scenes.save_scene
+
+    def draw_beside(*arguments):
+        monkeypatch.setattr(scenes, "save_scene", save_scene)
+        monkeypatch.setattr(scenes.os, "getpid", lambda: 0)
+        scenes.draw_data_set(folder, (1, 0, 0), (0, 0, 0), shape=SMALL)
+        (folder / "mark").touch()
+        save_scene(*arguments)
+
+    monkeypatch.setattr(scenes, "save_scene", draw_beside)
+    scenes.draw_data_set(folder, (1, 0, 0), (0, 0, 0), shape=SMALL)
+    assert (folder / "mark").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["data_road"]
