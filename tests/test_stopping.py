@@ -127,7 +127,7 @@ def compare_disturbed_with_undisturbed(start_run, folder, number, times, epochs,
 @pytest.mark.slow
 def test_a_run_killed_twenty_times_ends_as_if_undisturbed(start_run, tmp_path):
     statuses, in_saves = compare_disturbed_with_undisturbed(
-        start_run, tmp_path, signal.SIGKILL, times=20, epochs=12
+        start_run, tmp_path, signal.SIGKILL, times=20, epochs=60
     )
     assert statuses == [-signal.SIGKILL] * 20 + [0] and in_saves >= 3
 
@@ -135,7 +135,7 @@ def test_a_run_killed_twenty_times_ends_as_if_undisturbed(start_run, tmp_path):
 @pytest.mark.slow
 def test_a_run_terminated_five_times_ends_as_if_undisturbed(start_run, tmp_path):
     statuses, _ = compare_disturbed_with_undisturbed(
-        start_run, tmp_path, signal.SIGTERM, times=5, epochs=4
+        start_run, tmp_path, signal.SIGTERM, times=5, epochs=15
     )
     assert statuses == [143] * 5 + [0]
 
@@ -145,7 +145,7 @@ def test_a_run_terminated_five_times_ends_as_if_undisturbed(start_run, tmp_path)
 def test_a_run_on_jax_killed_five_times_ends_as_if_undisturbed(start_run, tmp_path):
     environment = {"KERAS_BACKEND": "jax"}
     statuses, _ = compare_disturbed_with_undisturbed(
-        start_run, tmp_path, signal.SIGKILL, 5, 4, environment
+        start_run, tmp_path, signal.SIGKILL, 5, 15, environment
     )
     assert statuses == [-signal.SIGKILL] * 5 + [0]
 
