@@ -52,16 +52,16 @@ def evaluate(arguments, stopping):
             f"{', '.join(data_set.classes)}"
         )
     if arguments.submission:
-        _, testing = data_set.find(root)
+        _, testing = found.find(root)
         with stopping.removing(partial_path(arguments.submission)):
-            pack_submission(arguments.submission, predict, testing, settings["image_shape"])
+            pack_submission(arguments.submission, predict, testing, settings["image_shapes"])
         return
-    split = plan.choose_pictures(data_set, root, settings["seed"], settings["limit"])
-    is_trained_on = say_whether_trained_on(folder, split, data_set, root, settings["data_digest"])
+    split = plan.choose_pictures(found, root, settings["seed"], settings["limit"])
+    is_trained_on = say_whether_trained_on(folder, split, found, root, settings["data_digest"])
     if not is_trained_on:
-        settings |= {"labels": data_set.label_note(split.labelled, root)}
+        settings |= {"labels": found.label_note(split.labelled, root)}
     samples = getattr(split, arguments.part)
-    result, _ = score_run(predict, samples, data_set, settings, arguments.part)
+    result, _ = score_run(predict, samples, found, settings, arguments.part)
     if arguments.part == "validation" and not arguments.thorough and is_trained_on:
         path = folder / "metrics.json"
         earlier = read_json(path) if path.is_file() else {}

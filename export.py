@@ -19,8 +19,9 @@ import numpy as np
 from main import load_network
 from roadseg import terminal
 from roadseg.answering import exporting
-from roadseg.answering.predictor import predict_ahead, predictor
+from roadseg.answering.predictor import nearest_shape, predict_ahead, predictor
 from roadseg.command_line import HelpFormatter, exit_status
+from roadseg.data.datasets import locate
 from roadseg.data.layouts import subsample
 from roadseg.data.pictures import read_image
 from roadseg.drawn import scenes
@@ -49,17 +50,17 @@ def export(arguments, stopping):
     output = arguments.output or folder / form.file_name
     exporting.refuse_what_cannot_be_written(form, output)
     network, calibration, data_set, settings = load_network(folder, "float32")
-    shape = settings["image_shape"]
+    shape = settings["image_shapes"]
     model, predict = (
         exporting.whole_network(network, calibration, shape),
         predictor(network, calibration),
     )
 
     def predict_one(pictures):
-        seen = predict_ahead(predict, pictures, np.asarray, lambda _: shape, batch_size=1)
+        seen = predict_ahead(predict, pictures, np.asarray, nearest_shape(shape), batch_size=1)
         return np.stack([probabilities.array() for _, _, probabilities in seen])
 
-    pictures = pictures_to_check(data_set, settings)
+    pictures = pictures_to_check(settings)
     model({"picture": pictures[0][None]})  # Keras exports only a model that was called
     output.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -80,10 +81,11 @@ def export(arguments, stopping):
     )
 
 
-def pictures_to_check(data_set, settings):
+def pictures_to_check(settings):
     """Read some testing or labelled pictures of the run's data set, or draw some without it."""
     try:
-        labelled, testing = data_set.find(Path(settings["data_dir"]) / data_set.folder)
+        found, root = locate(settings["dataset"], Path(settings["data_dir"]))
+        labelled, testing = found.find(root)
         chosen = subsample(testing or labelled, PICTURES)
         return [read_image(sample.picture) for sample in chosen]
     except UserError as error:

@@ -1,5 +1,6 @@
 """Between the disk and the network: data sets, batches and painted pictures."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -8,9 +9,9 @@ import numpy as np
 from roadseg import devices, terminal
 from roadseg.answering.painting import choose_classes, encode_png, paint_classes
 from roadseg.answering.predictor import predict_samples
-from roadseg.data import download, vgg_weights
+from roadseg.data import download, light, vgg_weights
 from roadseg.data.augmentation import augment
-from roadseg.data.datasets import DATASETS, is_too_deep, locate
+from roadseg.data.datasets import JOINT, is_too_deep, locate, named_row
 from roadseg.data.pictures import WORKERS, free_memory_bytes, map_ahead, read_image, read_label
 from roadseg.drawn import scenes
 from roadseg.errors import DownloadError
@@ -27,8 +28,8 @@ DRAWN_TESTING = (6, 6, 6)
 def prepare_data_set(name, data_dir):
     """Find, download or draw a data set.
 
-    name: a key of DATASETS, or "auto": KITTI Road, or drawn scenes with a message if the download
-    fails. Returns (key used, its row, its folder). Raises UserError if the data set is not
+    name: as in `datasets.locate`, or "auto": KITTI Road, or drawn scenes with a message if the
+    download fails. Returns (name used, its row, its folder). Raises UserError if a data set is not
     available.
     """
     try:
@@ -43,17 +44,17 @@ def prepare_data_set(name, data_dir):
 
 
 def _bring(name, data_dir):
-    """Find, download or draw a data set. Returns (name, its row, its folder)."""
-    row = DATASETS[name]
-    folder = data_dir / row.folder
-    if is_too_deep(row, data_dir):
-        pass  # which `locate` tells, before anything is drawn or downloaded into it
-    elif row.drawn:
-        scenes.draw_data_set(folder, DRAWN_TRAINING, DRAWN_TESTING)
-    elif row.remote and not folder.is_dir():
-        archive = data_dir / f"{row.folder}.zip"
-        download.download(row.remote, archive)
-        download.unpack(archive, row.folder, data_dir)
+    """Find, download or draw data sets. Returns (name, their row, their folder)."""
+    for row in map(named_row, name.split(JOINT)):
+        folder = data_dir / row.folder
+        if is_too_deep(row, data_dir):
+            pass  # which `locate` tells, before anything is drawn or downloaded into it
+        elif row.drawn:
+            scenes.draw_data_set(folder, DRAWN_TRAINING, DRAWN_TESTING)
+        elif row.remote and not folder.is_dir():
+            archive = data_dir / f"{row.folder}.zip"
+            download.download(row.remote, archive)
+            download.unpack(archive, row.folder, data_dir)
     return name, *locate(name, data_dir)
 
 
@@ -87,16 +88,15 @@ class Batches:
     """
 
     def __init__(self, samples, data_set, image_shape, seed, recipe, team):
-        self.samples, self.data_set, self.image_shape = samples, data_set, image_shape
+        self.samples, self.data_set = samples, data_set
+        self.shape = functools.partial(data_set.shape_of, image_shape=image_shape)
         self.seed, self.recipe, self.team = seed, recipe, team
         pair_bytes = 4 * image_shape[0] * image_shape[1]
         kept = free_memory_bytes() // 2 // team.neighbours // pair_bytes
         self.read_pair = functools.lru_cache(maxsize=kept)(self.decode_pair)
 
     def __call__(self, batch_size, epoch=0, first=0):
-        indices = self.order(epoch)
-        starts = range(first * batch_size, len(indices), batch_size)
-        batches = [self.team.share(indices[start : start + batch_size]) for start in starts]
+        batches = [self.team.share(batch) for batch in self.order(epoch, batch_size)[first:]]
         chosen = itertools.chain.from_iterable(batches)
         make = functools.partial(self.make_pair, epoch)
         pairs = map_ahead(make, chosen, ahead=2 * batch_size + WORKERS)
@@ -106,18 +106,30 @@ class Batches:
 
     def names(self, batch_size, epoch, number):
         """Return the names of the pictures in batch `number`, those of all processes."""
-        indices = self.order(epoch)[number * batch_size : (number + 1) * batch_size]
-        return [self.samples[index].name for index in indices]
+        return [self.samples[index].name for index in self.order(epoch, batch_size)[number]]
 
-    def order(self, epoch):
-        """Return the indices of an epoch's pictures, shuffled."""
+    def count(self, batch_size):
+        """Return the number of batches in an epoch."""
+        return len(self.order(0, batch_size))
+
+    def order(self, epoch, batch_size):
+        """Return an epoch's batches, shuffled lists of indices; those of one have one shape."""
+        random, groups = np.random.default_rng([ORDER, self.seed, epoch]), {}
+        for index in random.permutation(len(self.samples)).tolist():
+            groups.setdefault(self.shape(self.samples[index]), []).append(index)
+        batches = [
+            group[start : start + batch_size]
+            for group in groups.values()
+            for start in range(0, len(group), batch_size)
+        ]
         return (
-            np.random.default_rng([ORDER, self.seed, epoch]).permutation(len(self.samples)).tolist()
+            [batches[i] for i in random.permutation(len(batches))] if len(groups) > 1 else batches
         )
 
     def decode_pair(self, index):
         """Read picture and label: uint8 [H, W, 3], uint8 [H, W]."""
-        sample, shape = self.samples[index], self.image_shape
+        sample = self.samples[index]
+        shape = self.shape(sample)
         return read_image(sample.picture, shape), read_label(sample, self.data_set, shape)
 
     def make_pair(self, epoch, index):
@@ -125,9 +137,12 @@ class Batches:
         pair = self.read_pair(index)
         if self.recipe is None:
             return pair
-        return augment(
-            *pair, np.random.default_rng([PICTURE, self.seed, epoch, index]), self.recipe
-        )
+        random = np.random.default_rng([PICTURE, self.seed, epoch, index])
+        row, recipe = self.data_set.of(self.samples[index]), self.recipe
+        if recipe.mirrored is None:
+            recipe = dataclasses.replace(recipe, mirrored=row.mirrored)
+        picture, label = augment(*pair, random, recipe)
+        return light.vary_light(picture, random, recipe), label
 
 
 # --- output ---------------------------------------------------------------------------------------

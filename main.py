@@ -15,7 +15,7 @@ import contextlib
 import functools
 import math
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,8 @@ from roadseg.command_line import HelpFormatter, at_least, exit_status, positive_
 from roadseg.data import vgg_weights
 from roadseg.data.augmentation import VGG_MEAN_RGB
 from roadseg.data.check import check_samples, data_digest, files_below
-from roadseg.data.datasets import DATASETS, row_of
+from roadseg.data.datasets import DATASETS, JOINT, row_of, with_shapes
+from roadseg.data.light import LUMINANCE_RGB
 from roadseg.data.pictures import VOID
 from roadseg.devices import ONE_DEVICE, joined
 from roadseg.engine import PRECISIONS, answering_precision, keras, warn_about_idle_gpu
@@ -75,6 +76,20 @@ class Recipe:
     shift: tuple = (-0.1, 0.1)  # of the picture's height and width
     rotation_degrees: tuple = (-5.0, 5.0)
     mirrored: bool | None = None  # half of the pictures; None: as the data set's row says
+    # How light, colour and sharpness are varied, as other days and cameras do
+    varied_share: float = 0.5  # of the pictures
+    gamma: tuple = (0.6, 1.7)
+    exposure: tuple = (0.5, 2.0)  # times each value
+    colour_cast: tuple = (1 / 1.3, 1.3)  # times red, green and blue, each by itself
+    contrast: tuple = (0.6, 1.3)
+    saturation: tuple = (0.3, 1.5)  # 0: grey
+    shadow: tuple = (0.5, 1.0)  # times the values on one side of a line
+    blur_pixels: float = 1.2  # the largest standard deviation
+    noise: float = 10.0  # likewise, of 255
+    jpeg_quality: tuple = (20, 95)
+    # How a dark picture is brightened to be answered
+    luminance: float = 0.38  # of its lower half, 0..1, which is KITTI's mean
+    brightening: tuple = (0.25, 1.0)  # range of the gamma that does it; (1, 1): left dark
 
 
 RECIPE = Recipe()
@@ -94,9 +109,10 @@ def parse_arguments(arguments=None):
         formatter_class=HelpFormatter,
     )
     add, whole, rate, path = parser.add_argument, at_least(1), positive_rate, Path
-    sets, vgg, shape = ["auto", *DATASETS], "conv|full|none|FILE", ("H", "W")
+    vgg, shape = "conv|full|none|FILE", ("H", "W")
     precisions = ["auto", *PRECISIONS]
-    add("--dataset", default="auto", choices=sets, help="auto: KITTI, else drawn")
+    sets = f"auto, {', '.join(DATASETS)}, or folder:DIR in the data folder; several are joined"
+    add("--dataset", default=["auto"], type=data_set_name, nargs="+", metavar="NAME", help=sets)
     add("--data-dir", default="data", type=path, metavar="DIR", help="holds the data sets")
     add("--runs-dir", default="runs", type=path, metavar="DIR", help="gets a folder for each run")
     add("--run", metavar="NAME", help="name of the run; an old name resumes; default: the time")
@@ -112,10 +128,48 @@ def parse_arguments(arguments=None):
     given = parser.parse_args(arguments)
     if given.run:
         parser.set_defaults(**run_folder.defaults_to_resume(given.runs_dir / given.run))
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    if "auto" in given.dataset and len(given.dataset) > 1:
+        parser.error("--dataset auto: is one data set; name each that is to be joined")
+    return given
+
+
+def data_set_name(text):
+    """Check the name of a data set: auto, a key of DATASETS, or folder:DIR."""
+    name, _, folder = text.partition(":")
+    if name not in ("auto", *DATASETS) or (folder and name != "folder") or JOINT in text:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected auto, {', '.join(DATASETS)}, or folder:DIR"
+        )
+    return text
 
 
 # --- VGG16 ----------------------------------------------------------------------------------------
+
+
+class Brighten(keras.layers.Layer):
+    """Brightens dark pictures by a gamma before they are answered; in training they stay dark.
+
+    luminance: mean of the lower half that they get, 0..1; gamma: its range. Pictures: [N, H, W, 3],
+    0..255.
+    """
+
+    def __init__(self, luminance, gamma, **options):
+        super().__init__(**options)
+        self.luminance, self.gamma = luminance, gamma
+
+    def call(self, picture, training=False):  # [N, H, W, 3]
+        if training:
+            return picture
+        ops = keras.ops
+        lower = picture[:, ops.shape(picture)[1] // 2 :] / 255
+        mean = ops.mean(ops.sum(lower * ops.array(LUMINANCE_RGB, "float32"), axis=-1), axis=(1, 2))
+        gamma = math.log(self.luminance) / ops.log(ops.clip(mean, 0.001, 0.99))
+        gamma = ops.clip(gamma, *self.gamma)[:, None, None, None]
+        return 255 * ops.power(picture / 255, gamma)
+
+    def compute_output_shape(self, picture_shape):
+        return picture_shape
 
 
 class Preprocess(keras.layers.Layer):
@@ -147,7 +201,9 @@ def load_vgg(weights, recipe=RECIPE, blocks=VGG_BLOCKS):
     `keras.applications.VGG16` has neither the preprocessing, nor fc6 and fc7 as convolutions.
     """
     picture = keras.Input((None, None, 3), name="picture")
-    x = Preprocess(dtype="float32", name="preprocess")(picture)
+    brighten = Brighten(recipe.luminance, recipe.brightening, dtype="float32", name="brighten")
+    x = brighten(picture)
+    x = Preprocess(dtype="float32", name="preprocess")(x)
     pools = []
     for block, (convolutions, channels) in enumerate(blocks, start=1):
         for number in range(1, convolutions + 1):
@@ -376,11 +432,11 @@ def run(arguments, stopping, team=ONE_DEVICE, recipe=RECIPE):
     validates and paints.
     """
     used, data_set, root = team.first_then_others(
-        lambda: helper.prepare_data_set(arguments.dataset, arguments.data_dir)
+        lambda: helper.prepare_data_set(JOINT.join(arguments.dataset), arguments.data_dir)
     )
-    if recipe.mirrored is None:
-        recipe = replace(recipe, mirrored=data_set.mirrored)
     split = plan.choose_pictures(data_set, root, arguments.seed, arguments.limit)
+    image_shape = arguments.image_shape or data_set.image_shape
+    data_set = with_shapes(data_set, split.training, image_shape)
     files = {}
 
     def check_data():
@@ -446,7 +502,7 @@ def train(job, network, answering_network, stopping):
         training, job.data_set, shape, settings["seed"], job.recipe, team
     )
     plan.tell_plan(job, network, trained=epochs * len(training), predicted=epochs * len(validation))
-    steps = epochs * math.ceil(len(training) / batch_size)
+    steps = epochs * get_batches_fn.count(batch_size)
     compile_network = functools.partial(optimize, network, rate, steps, job.recipe, team)
     slices = math.ceil(batch_size / (settings["batch_size"] * team.devices))
     team.from_first(lambda: checkpoint.check_room(job.folder, 4 * network.count_params()))
@@ -476,7 +532,7 @@ def load_network(folder, precision=None):
     if not weights.is_file():
         raise UserError(f"{weights}: not found; train an epoch, or resume the run to restore it")
     try:
-        data_set, recipe = row_of(settings), Recipe(**settings["recipe"])
+        data_set, recipe = row_of(settings), read_recipe(settings)
         keras.config.set_dtype_policy(precision or answering_precision(settings))
     except (KeyError, TypeError) as error:
         raise UserError(
@@ -495,6 +551,14 @@ def load_network(folder, precision=None):
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged ({error}); use another --run") from error
     return network, calibration, data_set, settings
+
+
+def read_recipe(settings):
+    """Return the Recipe in a run's settings. Raises KeyError where its fields are not today's."""
+    values, names = settings["recipe"], {field.name for field in fields(Recipe)}
+    if changed := sorted(values.keys() ^ names):
+        raise KeyError(changed[0])
+    return Recipe(**values)
 
 
 def load_run(folder):

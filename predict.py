@@ -89,9 +89,11 @@ def load_predictor(folder, arguments):
     if arguments.thorough:
         predict = predictor.thoroughly(predict)
 
+    trained_shape = predictor.nearest_shape(settings["image_shapes"])
+
     def choose_shape(shape):
         scale = arguments.scale
-        return predictor.scaled_shape(shape, scale) if scale else settings["image_shape"]
+        return predictor.scaled_shape(shape, scale) if scale else trained_shape(shape)
 
     return predict, choose_shape, data_set
 

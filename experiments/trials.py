@@ -33,6 +33,9 @@ TRIALS = {
     "gentle": HALF_MOVED | {"shift": (-0.05, 0.05), "rotation_degrees": (-2.5, 2.5)},
     "strong": TWICE_MOVED | {"shift": (-0.2, 0.2), "rotation_degrees": (-10, 10)},
     "mirrored": {"mirrored": True},
+    "light-left": {"varied_share": 0.0},
+    "light-always-varied": {"varied_share": 1.0},
+    "dark-left-dark": {"brightening": (1.0, 1.0)},
 }
 
 

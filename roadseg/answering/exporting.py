@@ -69,21 +69,33 @@ FORMATS = {
 class Resample(keras.layers.Layer):
     """Resize pictures [N, H, W, C] as `resample` does, by two matrix products.
 
-    shape: (height, width); None: that of a second input. Written as arithmetic, because the
-    formats differ in their resize operations.
+    shapes: as the image_shape of `nearest_shape`; None: the shape of a second input. Written as
+    arithmetic, because the formats differ in their resize operations.
     """
 
-    def __init__(self, shape=None, **options):
+    def __init__(self, shapes=None, **options):
         super().__init__(**options)
-        self.shape = shape
+        self.shapes = None if shapes is None else np.reshape(shapes, (-1, 2)).astype(np.int32)
 
     def call(self, pictures, reference=None):
         ops = keras.ops
-        wanted = self.shape or ops.shape(reference)[1:3]
-        rows, columns = map(self._weights, ops.shape(pictures)[1:3], wanted)
+        given = ops.shape(pictures)[1:3]
+        wanted = ops.shape(reference)[1:3] if self.shapes is None else self._nearest(given)
+        rows, columns = map(self._weights, given, wanted)
         planes = ops.transpose(ops.cast(pictures, "float32"), (0, 3, 1, 2))
         planes = ops.matmul(ops.matmul(rows, planes), ops.transpose(columns))
         return ops.transpose(planes, (0, 2, 3, 1))
+
+    def _nearest(self, given):
+        """Return the (height, width) of those in training whose proportions are nearest."""
+        if len(self.shapes) == 1:
+            return self.shapes[0].tolist()
+        ops = keras.ops
+        height, width = (ops.cast(size, "float32") for size in given)
+        known = np.log(self.shapes[:, 1] / self.shapes[:, 0]).astype(np.float32)
+        nearest = ops.argmin(ops.abs(known - ops.log(width / height)))
+        wanted = ops.take(self.shapes, nearest, axis=0)
+        return wanted[0], wanted[1]
 
     @staticmethod
     def _weights(given, wanted):
@@ -100,19 +112,23 @@ class Resample(keras.layers.Layer):
         return weights / ops.sum(weights, axis=1, keepdims=True)
 
     def compute_output_shape(self, pictures_shape, reference_shape=None):
-        return (pictures_shape[0], *(self.shape or reference_shape[1:3]), pictures_shape[3])
+        if self.shapes is None:
+            wanted = reference_shape[1:3]
+        else:
+            wanted = self.shapes[0].tolist() if len(self.shapes) == 1 else (None, None)
+        return (pictures_shape[0], *wanted, pictures_shape[3])
 
 
 def whole_network(network, calibration, image_shape):
     """Build a model that does all that `predict.py` does, resizing and calibration included.
 
-    network: of `main.layers`; calibration: (slope, offset) of `fit_calibration`; image_shape:
-    (height, width) in the network. Returns a model {"picture": uint8 [N, H, W, 3]} ->
+    network: of `main.layers`; calibration: (slope, offset) of `fit_calibration`; image_shape: of
+    `nearest_shape`. Returns a model {"picture": uint8 [N, H, W, 3]} ->
     {"probabilities": float32 [N, H, W, classes]}.
     """
     picture = keras.Input((None, None, 3), dtype="uint8", name="picture")
     predict = with_probabilities(network, calibration)
-    probabilities = predict(Resample(tuple(image_shape), name="shrink")(picture))
+    probabilities = predict(Resample(image_shape, name="shrink")(picture))
     answer = Resample(name="enlarge")(probabilities, picture)
     return keras.Model({"picture": picture}, {"probabilities": answer})
 

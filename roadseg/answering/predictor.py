@@ -5,13 +5,11 @@ import itertools
 import numpy as np
 
 from roadseg import devices
-from roadseg.data.pictures import WORKERS, map_ahead, read_image, resample, resize
+from roadseg.data.pictures import CELL, WORKERS, map_ahead, read_image, resample, resize
 from roadseg.engine import keras
 
 PREDICTION_BATCH = 4  # pictures on each device
 OTHER_SCALES = (0.85, 1.15)  # of the requested size
-
-CELL = 32  # pixels; the network pads to multiples
 
 
 def with_probabilities(network, calibration=(1.0, 0.0)):
@@ -47,6 +45,21 @@ def scaled_shape(shape, scale):
     Padding that training did not have lowers the score (experiments/log.md).
     """
     return [max(1, round(scale * size / CELL)) * CELL for size in shape]
+
+
+def nearest_shape(image_shape):
+    """Make a function (height, width) of a picture -> that in the network.
+
+    image_shape: (height, width) in training, or a list of several, of which a picture gets the one
+    with the proportions nearest to its own.
+    """
+    shapes = np.reshape(image_shape, (-1, 2)).tolist()
+
+    def choose_shape(shape):
+        wanted = shape[1] / shape[0]
+        return min(shapes, key=lambda known: abs(np.log(known[1] / known[0] / wanted)))
+
+    return choose_shape
 
 
 def thoroughly(predict):
@@ -158,18 +171,17 @@ def predict_ahead(predict, items, read, choose_shape, batch_size):
                 yield item, picture, Enlarged(probabilities, picture.shape[:2])
 
 
-def predict_samples(predict, samples, image_shape, batch_size=1):
+def read_sample(sample):
+    """Read the picture of a Sample: uint8 [H, W, 3]."""
+    return read_image(sample.picture)
+
+
+def predict_samples(predict, samples, image_shape, batch_size=1, read=read_sample):
     """Predict the pictures of samples in their own size.
 
-    predict, batch_size: of `predict_ahead`; image_shape: (height, width) in the network. Yields
-    (sample, picture uint8 [H, W, 3], probabilities float32 [H, W, C]). Raises UserError for a
+    predict, batch_size, read: of `predict_ahead`; image_shape: of `nearest_shape`. Yields (sample,
+    picture uint8 [H, W, 3], probabilities float32 [H, W, C]). Raises UserError for a
     picture that can't be read.
     """
-    answers = predict_ahead(
-        predict,
-        samples,
-        lambda sample: read_image(sample.picture),
-        lambda _: image_shape,
-        batch_size,
-    )
+    answers = predict_ahead(predict, samples, read, nearest_shape(image_shape), batch_size)
     return map_ahead(lambda seen: (*seen[:2], seen[2].array()), answers, WORKERS)

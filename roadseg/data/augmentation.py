@@ -15,9 +15,8 @@ def augment(picture, label, random, recipe):
 
     picture: uint8 [H, W, 3]; label: uint8 [H, W]; random: np.random.Generator; recipe:
     main.Recipe, the ranges. Returns the same shapes and dtypes; outside of the picture the label
-    is VOID and the colour ImageNet's mean. No brightness or colour augmentation: it cost 2 points
-    of F1 on KITTI (experiments/log.md). Keras' random layers would fill picture and mask with one
-    value and resize masks bilinearly.
+    is VOID and the colour ImageNet's mean. Keras' random layers would fill picture and mask with
+    one value and resize masks bilinearly.
     """
     matrix, offset = _random_affine(label.shape, random, recipe)
     warp = functools.partial(scipy.ndimage.affine_transform, matrix=matrix, offset=offset)

@@ -76,6 +76,7 @@ def _digest(text):
 def _look_from_outside(samples, data_set):
     """Return a digest of names, sizes and times of the files and of the label values."""
     facts = [VERSION, data_set.title, data_set.label_values]
+    facts += [part.label_values for part in data_set.parts.values()]
     for path in (path for sample in samples for path in (sample.picture, sample.label) if path):
         with contextlib.suppress(OSError):  # reading it reports the error
             status = path.stat()

@@ -5,8 +5,10 @@ file depends on which data set it reads. No Keras here.
 """
 
 import colorsys
+import itertools
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from roadseg.data.download import Remote
@@ -21,7 +23,7 @@ from roadseg.data.layouts import (
     split_last_frames,
     split_share,
 )
-from roadseg.data.pictures import VOID
+from roadseg.data.pictures import CELL, VOID, picture_shape
 from roadseg.errors import UserError
 
 
@@ -48,6 +50,24 @@ class Dataset:
     drawn: bool = False  # whether the program draws the pictures
     # Function (folder) -> fields that depend on it, to replace.
     complete: Callable[[Path], dict] = lambda folder: {}
+    parts: Mapping[str, "Dataset"] = field(default_factory=dict)  # the rows that are joined
+    shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # of these, in training
+
+    def of(self, sample):
+        """Return the row that a Sample is from: one of those that are joined, or this."""
+        return self.parts.get(sample.data_set, self)
+
+    def shape_of(self, sample, image_shape):
+        """Return the (height, width) in the network of a Sample's picture, in training.
+
+        image_shape: of a run. Where data sets are joined, each has the proportions of its own
+        pictures and the area of image_shape.
+        """
+        return self.shapes.get(sample.data_set, tuple(image_shape))
+
+    def category(self, sample):
+        """Return what a Sample is scored in: its data set, where several are joined."""
+        return sample.data_set or sample.category
 
     @property
     def subject(self):
@@ -99,10 +119,25 @@ def classes_of_own(names):
     }
 
 
+def regroup(row, classes):
+    """Return a row with the named classes; the first of them takes all others, but VOID."""
+
+    def regrouped(index):
+        name = None if index == VOID else row.classes[index]
+        return VOID if name is None else classes.index(name) if name in classes else 0
+
+    values = {value: regrouped(index) for value, index in row.label_values.items()}
+    return replace(row, **classes_of_own(classes) | {"label_values": values})
+
+
 def row_of(settings):
-    """Return the row of a run's data set; settings: of the run."""
-    row = DATASETS[settings["dataset"]]
-    return row if row.classes else replace(row, **classes_of_own(settings["classes"]))
+    """Return the row of a run's data set, without its files; settings: of the run."""
+    names = settings["dataset"].split(JOINT)
+    row = DATASETS["folder" if len(names) > 1 else names[0].split(":")[0]]
+    if row.classes:
+        return row
+    title = JOINT.join(names) if len(names) > 1 else row.title
+    return replace(row, title=title, **classes_of_own(settings["classes"]))
 
 
 # KITTI: valid where red is set, road where blue is set.
@@ -118,6 +153,8 @@ KITTI_ROAD = Remote(
     algorithm="sha256",
     digest="7bdcb76b15ca4ee1cb1c1063ce15dcfbabd2e6fcf4a0b47762b7b951c3e7a054",
 )
+OTHER = "other"  # what is no other class
+JOINT = "+"  # between the names of data sets that are joined
 ROAD_GREEN = {1: (0, 230, 150)}  # bluish, for red-green colour blindness
 
 # The evaluated classes with their label ids and colours; all other ids are VOID
@@ -230,12 +267,23 @@ DATASETS = {
 }
 
 
-def locate(name, data_dir):
-    """Find a data set on the disk. name: a key of DATASETS.
+def locate(names, data_dir):
+    """Find data sets on the disk.
 
-    Returns (its row, its folder). Raises UserError where it is not there.
+    names: keys of DATASETS, or folder:DIR for the folder DIR in DATA_DIR, joined by JOINT. Returns
+    (the row, or several joined into one; its folder). Raises UserError where one is not there.
     """
-    row = DATASETS[name]
+    found = {}
+    for name in names.split(JOINT):
+        short = Path(name.split(":")[-1]).name
+        if short in found:
+            raise UserError(f"--dataset: names {short} twice; each data set once")
+        found[short] = _locate_one(name, data_dir)
+    return (join(found), data_dir) if len(found) > 1 else found.popitem()[1]
+
+
+def _locate_one(name, data_dir):
+    row = named_row(name)
     folder = data_dir / row.folder
     if is_too_deep(row, data_dir):
         raise UserError(f"--data-dir {data_dir}: is the data set itself; give the folder it is in")
@@ -244,6 +292,84 @@ def locate(name, data_dir):
     return replace(row, **row.complete(folder)), folder
 
 
+def named_row(name):
+    """Return the row of a key of DATASETS, or of folder:DIR."""
+    key, _, folder = name.partition(":")
+    row = DATASETS[key]
+    return replace(row, title=folder, folder=folder) if folder else row
+
+
 def is_too_deep(row, data_dir):
     """Return whether DATA_DIR is the folder of a data set, not what holds it."""
     return data_dir.absolute().name == row.folder and not (data_dir / row.folder).is_dir()
+
+
+def join(found):
+    """Join data sets into one, with the classes that all share; "other" takes the rest.
+
+    found: {name: (row, folder)}. The joined pictures are named NAME/PICTURE, and split and scored
+    by data set. Raises UserError where no class is shared.
+    """
+    rows = [row for row, _ in found.values()]
+    shared = [name for name in rows[0].classes if all(name in row.classes for row in rows)]
+    classes = [OTHER, *(name for name in shared if name != OTHER)]
+    if len(classes) < 2:
+        named = "; ".join(
+            f"{name} has {', '.join(row.classes)}" for name, (row, _) in found.items()
+        )
+        raise UserError(f"these data sets share no class: {named}")
+    if all(len(row.classes) == len(shared) for row in rows):
+        classes = shared
+    parts = {name: regroup(row, classes) for name, (row, _) in found.items()}
+
+    def find(_):
+        pairs = [
+            [[_renamed(sample, name) for sample in samples] for samples in row.find(folder)]
+            for name, (row, folder) in found.items()
+        ]
+        return [list(itertools.chain(*lists)) for lists in zip(*pairs, strict=True)]
+
+    def split(samples, seed):
+        pairs = [
+            row.split([sample for sample in samples if sample.data_set == name], seed)
+            for name, row in parts.items()
+        ]
+        return [list(itertools.chain(*lists)) for lists in zip(*pairs, strict=True)]
+
+    return Dataset(
+        title=", ".join(row.title for row in rows),
+        folder=".",
+        layout="",
+        label_values={},
+        find=find,
+        split=split,
+        image_shape=rows[0].image_shape,
+        epochs=min(row.epochs for row in rows),
+        parts=parts,
+        **{
+            name: value for name, value in classes_of_own(classes).items() if name != "label_values"
+        },
+    )
+
+
+def with_shapes(row, samples, image_shape):
+    """Return a row that knows the shapes in training of the data sets that are joined in it.
+
+    samples: of training; image_shape: (height, width), whose area each picture gets, in the
+    proportions of the first of its data set.
+    """
+    first = {sample.data_set: sample.picture for sample in reversed(samples) if sample.data_set}
+    area = image_shape[0] * image_shape[1]
+    return replace(
+        row, shapes={name: _shape_like(picture_shape(path), area) for name, path in first.items()}
+    )
+
+
+def _shape_like(shape, area):
+    """Return the (height, width) of about this area in a shape's proportions, multiples of CELL."""
+    scale = math.sqrt(area / math.prod(shape))
+    return tuple(max(1, round(scale * size / CELL)) * CELL for size in shape)
+
+
+def _renamed(sample, data_set):
+    return replace(sample, name=f"{data_set}/{sample.name}", data_set=data_set)

@@ -20,6 +20,7 @@ class Sample:
     label: Path | None
     category: str
     calibration: Path | None = None  # path of KITTI's calibration file, which may be missing
+    data_set: str = ""  # where several are joined, the one it is from
 
 
 def find_kitti(root):

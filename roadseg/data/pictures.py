@@ -27,6 +27,7 @@ PICTURE_SUFFIXES = (
 )
 LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini")  # in folders, and what begins with a dot
 ORIENTATION = 0x0112  # EXIF's tag
+CELL = 32  # pixels; the network pads to multiples
 VOID = 255  # the label of pixels that count nowhere
 BYTES_AHEAD = 1 << 29  # of results that are computed before they are asked for
 WORKERS = min(8, os.cpu_count() or 1)  # threads that read pictures ahead of the network
@@ -115,9 +116,9 @@ def read_label(sample, data_set, shape=None):
 
     Returns uint8 [H, W] of class indices and VOID. Raises UserError that names the file.
     """
-    single_channel = all(isinstance(value, int) for value in data_set.label_values)
-    read = read_numbers if single_channel else read_image
-    label = decode_label(read(sample.label), data_set.label_values, sample.label)
+    values = data_set.of(sample).label_values
+    read = read_numbers if all(isinstance(value, int) for value in values) else read_image
+    label = decode_label(read(sample.label), values, sample.label)
     return label if shape is None else resize(label, shape, Image.Resampling.NEAREST)
 
 

@@ -4,7 +4,7 @@ import base64
 import json
 from pathlib import Path
 
-from roadseg.data.datasets import DATASETS, row_of
+from roadseg.data.datasets import row_of
 from roadseg.errors import UserError
 from roadseg.files import read_json, write_text
 from roadseg.page.charts import VIEWS, draw_charts
@@ -21,10 +21,9 @@ def write(folder):
     # A run resumed for more epochs has no scores yet; the pictures are outdated.
     shown = _read(folder / "report" / "report.json") if metrics else {}
     rows = run_folder.read_log(folder)
-    data_set = DATASETS.get(settings.get("dataset"))
     page = load_template().render(
         name=folder.absolute().name,
-        title=data_set.title if data_set else "A run",
+        title=row_of(settings).title if settings else "A run",
         settings=settings,
         settings_texts={name: json.dumps(value) for name, value in settings.items()},
         epochs=len(rows),

@@ -15,7 +15,7 @@ def write_results(job, network, save_inference_samples):
 
     job: Job; network: for prediction; save_inference_samples: of helper.py.
     """
-    folder, data_set, shape = job.folder, job.data_set, job.settings["image_shape"]
+    folder, data_set, shape = job.folder, job.data_set, job.settings["image_shapes"]
     training, validation, testing = job.split.parts
     network.load_weights(folder / checkpoint.BEST)
     fit = calibrate(predictor(network, team=job.team), validation, data_set, shape, folder)

@@ -1,7 +1,7 @@
 """Score a network on labelled pictures and calibrate its probabilities."""
 
 from roadseg import terminal
-from roadseg.answering.predictor import PREDICTION_BATCH, predict_samples
+from roadseg.answering.predictor import PREDICTION_BATCH, predict_samples, read_sample
 from roadseg.data.calibration_files import read_calibrations
 from roadseg.data.pictures import read_label
 from roadseg.files import write_json
@@ -19,17 +19,19 @@ def score_pictures(
     batch_size=PREDICTION_BATCH,
     calibrations=None,
     after_each=lambda *_: None,
+    read=read_sample,
 ):
     """Compare predictions with labels in the pictures' own size. Returns a Tally.
 
     calibrations: {sample's name: matrices of `read_calibration`}, for scores from above;
-    after_each: function (sample, picture, label, probabilities, calibration or None).
+    after_each: function (sample, picture, label, probabilities, calibration or None); read: of
+    `predict_ahead`.
     """
     tally, calibrations = Tally(data_set.classes), calibrations or {}
-    output = predict_samples(predict, samples, image_shape, batch_size)
+    output = predict_samples(predict, samples, image_shape, batch_size, read)
     for sample, picture, probabilities in output:
         label, calibration = read_label(sample, data_set), calibrations.get(sample.name)
-        tally.add(label, probabilities, sample.category, calibration)
+        tally.add(label, probabilities, data_set.category(sample), calibration)
         after_each(sample, picture, label, probabilities, calibration)
     return tally
 
@@ -66,7 +68,7 @@ def score_run(
             look(*seen)
             bar.update()
 
-        shape = settings["image_shape"]
+        shape = settings["image_shapes"]
         tally = score_pictures(
             predict, samples, data_set, shape, batch_size, calibrations, after_each
         )

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 from roadseg import terminal
-from roadseg.data.datasets import Dataset
+from roadseg.data.datasets import JOINT, Dataset
 from roadseg.data.layouts import Sample, subsample
 from roadseg.devices import Team
 from roadseg.engine import device_kind, device_names, expected_seconds, faster_precision, keras
@@ -52,6 +52,8 @@ def complete_settings(arguments, used, data_set):
     """
     packages = ("keras", "numpy", keras.backend.backend())
     given, vgg = vars(arguments).items(), Path(arguments.vgg)
+    image_shape = list(arguments.image_shape or data_set.image_shape)
+    shapes = dict.fromkeys(data_set.shapes.values())
     return {
         **{
             name: str(value.absolute()) if isinstance(value, Path) else value
@@ -59,9 +61,10 @@ def complete_settings(arguments, used, data_set):
         },
         "vgg": str(vgg.absolute()) if vgg.is_file() else arguments.vgg,
         "dataset": used,
-        "dataset_asked_for": arguments.dataset,
         "classes": list(data_set.classes),
-        "image_shape": list(arguments.image_shape or data_set.image_shape),
+        "dataset_asked_for": JOINT.join(arguments.dataset),
+        "image_shape": image_shape,
+        "image_shapes": [list(shape) for shape in shapes] or [image_shape],
         "backend": keras.backend.backend(),
         "versions": {"python": platform.python_version()}
         | {name: metadata.version(name) for name in packages},
@@ -123,8 +126,8 @@ def open_folder(settings, lock, data_set, team, files):
     run_folder.note_settings(folder, settings | decided)
     write_json(run_folder.data_path(folder), files)
     (folder / "metrics.json").unlink(missing_ok=True)  # of fewer epochs: it would seem finished
-    shape = "x".join(map(str, settings["image_shape"]))
-    terminal.say(f"run: {folder}, {epochs} epochs, pictures of {shape} pixels")
+    shapes = " and ".join("x".join(map(str, shape)) for shape in settings["image_shapes"])
+    terminal.say(f"run: {folder}, {epochs} epochs, pictures of {shapes} pixels")
     return str(folder), decided
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from roadseg import terminal
 from roadseg.data.check import changed_files
+from roadseg.data.datasets import JOINT
 from roadseg.errors import UserError
 from roadseg.files import read_json, write_json
 
@@ -78,7 +79,8 @@ def defaults_to_resume(folder):
     """Return a run's settings as defaults of main.py's flags: {name: value}."""
     earlier = earlier_settings(folder)
     names = [name for name in FLAGS if name in earlier]
-    return {name: Path(earlier[name]) if name == "data_dir" else earlier[name] for name in names}
+    kinds = {"data_dir": Path, "dataset": lambda text: text.split(JOINT)}
+    return {name: kinds.get(name, lambda value: value)(earlier[name]) for name in names}
 
 
 def read_log(folder):

@@ -14,7 +14,7 @@ def make_validate(job, network, answering_network, after_each=lambda *_: None):
     def validate():
         if answering_network is not network:
             answering_network.set_weights(network.get_weights())
-        shape, samples = job.settings["image_shape"], job.split.validation
+        shape, samples = job.settings["image_shapes"], job.split.validation
         return score_pictures(
             predict, samples, job.data_set, shape, batch_size, after_each=after_each
         )

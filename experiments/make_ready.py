@@ -1,0 +1,89 @@
+"""Make data/ready, the network that comes with the repository, from a finished run.
+
+    .venv/bin/python experiments/make_ready.py RUN --data-dir DIR
+
+Weights become float16, which halves the file; what the settings say of this machine's folders is
+left out. The scores in metrics.json are those of the rounded network, on the validation part.
+"""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from main import load_run
+from roadseg import terminal
+from roadseg.command_line import exit_status
+from roadseg.data.datasets import locate
+from roadseg.files import read_json, write_atomically, write_json
+from roadseg.scoring.evaluation import score_run, score_table
+from roadseg.training import checkpoint, plan, run_folder
+
+COPIED = ("calibration.json", "log.csv")
+OF_THIS_MACHINE = {"data_dir": "data", "runs_dir": "runs"}
+
+
+def round_weights(source, target):
+    """Copy a .weights.h5 with all arrays in float16, compressed."""
+    with h5py.File(source) as given, h5py.File(target, "w") as rounded:
+
+        def copy(name, item):
+            if isinstance(item, h5py.Dataset):
+                array = item[()].astype(np.float16)
+                packed = {"compression": "gzip", "shuffle": True} if array.ndim else {}
+                copied = rounded.create_dataset(name, data=array, **packed)
+            else:
+                copied = rounded.require_group(name)
+            copied.attrs.update(item.attrs)
+
+        rounded.attrs.update(given.attrs)
+        given.visititems(copy)
+
+
+def portable(settings):
+    """Return a run's settings without the folders of this machine."""
+    settings = settings | OF_THIS_MACHINE
+    lines = []
+    for words in settings["command_lines"]:
+        flags = {f"--{name.replace('_', '-')}": value for name, value in OF_THIS_MACHINE.items()}
+        shown = [flags.get(before, word) for before, word in zip(["", *words], words)]
+        lines.append([Path(shown[0]).name, *shown[1:]])
+    return settings | {"command_lines": lines}
+
+
+def make(folder, ready, data_dir):
+    """Write the folder `ready` from a run's folder, and score it."""
+    ready.mkdir(parents=True, exist_ok=True)
+    for name in COPIED:
+        shutil.copyfile(folder / name, ready / name)
+    weights = folder / checkpoint.BEST
+    write_atomically(ready / checkpoint.BEST, lambda path: round_weights(weights, path))
+    settings = portable(read_json(folder / "settings.json"))
+    write_json(ready / "settings.json", settings)
+    predict, _, _ = load_run(ready)
+    data_set, root = locate(settings["dataset"], data_dir)
+    split = plan.choose_pictures(data_set, root, settings["seed"], settings["limit"])
+    result, _ = score_run(predict, split.validation, data_set, settings, "validation")
+    write_json(ready / "metrics.json", result)
+    size = (ready / checkpoint.BEST).stat().st_size
+    terminal.say(f"{score_table(result)}\n{ready}: {size / 1e6:.1f} MB of weights")
+
+
+def main(arguments=None):
+    """Run from the command line. Returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run", metavar="RUN", help="a run's folder, or its name in runs/")
+    parser.add_argument("--data-dir", type=Path, default="data", metavar="DIR")
+    parser.add_argument("--output", type=Path, default="data/ready", metavar="DIR")
+    given = parser.parse_args(arguments)
+    folder = run_folder.find_run(given.run)
+    return exit_status(lambda stopping: make(folder, given.output, given.data_dir))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

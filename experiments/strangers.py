@@ -1,0 +1,190 @@
+"""Score trained networks on streets that they have not seen, and in other light.
+
+    .venv/bin/python experiments/strangers.py RUN [RUN ...] --data-dir DIR [--csv FILE]
+
+Each picture is predicted as `predict.py` does by default. The rows are STRANGERS, data sets whose
+labels tell road from the rest, as far as they are in DIR; then the validation part of the run's own
+data set under each of CHANGES. Of a data set that the run was trained on, only the validation part
+counts. Scores are agreement with the labels that are there.
+"""
+
+import argparse
+import dataclasses
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from main import load_run
+from roadseg import terminal
+from roadseg.answering.predictor import read_sample
+from roadseg.command_line import exit_status
+from roadseg.data.datasets import JOINT, locate, regroup
+from roadseg.data.layouts import subsample
+from roadseg.errors import UserError
+from roadseg.files import write_csv
+from roadseg.scoring.evaluation import score_pictures
+from roadseg.training import run_folder
+
+ROAD = ("other", "road")
+OFFICIAL = 200  # the first number of pictures of data_road with KITTI's own labels
+
+
+@dataclasses.dataclass(frozen=True)
+class Stranger:
+    """Labelled pictures of streets: a data set, and which of its pictures count."""
+
+    data_set: str  # as main.py's --dataset
+    counts: Callable = lambda sample: True
+
+
+def has_own_label(sample):
+    return sample.category in ("um", "umm") and int(sample.name.split("_")[1]) >= OFFICIAL
+
+
+STRANGERS = {
+    "KITTI, own labels": Stranger("kitti", has_own_label),
+    "KITTI, vote": Stranger("kitti", lambda sample: not has_own_label(sample)),
+    "CamVid": Stranger("camvid"),
+    "campus": Stranger("folder:lums"),
+    "Indian streets": Stranger("folder:other_streets"),
+}
+
+
+def by_values(change):
+    """Make a function picture -> picture that changes each value 0..255 as a float."""
+
+    def changed(picture):
+        return np.rint(np.clip(change(picture.astype(np.float32)), 0, 255)).astype(np.uint8)
+
+    return changed
+
+
+def blur(picture):
+    return np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(1.5)))
+
+
+def compress(picture):
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "jpeg", quality=10)
+    return np.asarray(Image.open(file))
+
+
+def add_noise(values):
+    return values + np.random.default_rng(0).normal(0, 20, values.shape)
+
+
+CHANGES = {
+    "unchanged": np.asarray,
+    "half as bright": by_values(lambda values: values / 2),
+    "a quarter as bright": by_values(lambda values: values / 4),
+    "1.8 times as bright": by_values(lambda values: values * 1.8),
+    "fog": by_values(lambda values: 0.4 * values + 0.6 * 190),
+    "blurred by 1.5 pixels": blur,
+    "noise of 20": by_values(add_noise),
+    "JPEG quality 10": compress,
+    "reddish": by_values(lambda values: values * np.float32((1.25, 1.0, 0.7))),
+    "bluish": by_values(lambda values: values * np.float32((0.7, 1.0, 1.25))),
+}
+FIELDS = (
+    *("run", "pictures", "change", "number", "f1_at_half", "f1_at_best", "best_threshold"),
+    *("precision", "recall", "expected_calibration_error", "worst"),
+)
+
+
+def road_predictor(predict, data_set):
+    """Make a function pictures -> probabilities of (other, road) of one for many classes."""
+
+    def predict_road(pictures):
+        road = np.asarray(predict(pictures))[..., data_set.subject]
+        return np.stack([1 - road, road], axis=-1)
+
+    return predict_road
+
+
+def score(predict, samples, row, image_shape, change):
+    """Score pictures under a change. Returns the fields of a row of the table."""
+    worst = []
+
+    def keep(sample, picture, label, probabilities, calibration):
+        wrong = (label != probabilities.argmax(axis=-1)) & (label <= 1)
+        worst.append((wrong.mean(), sample.name))
+
+    def read(sample):
+        return change(read_sample(sample))
+
+    tally = score_pictures(predict, samples, row, image_shape, after_each=keep, read=read)
+    (_, false_alarms), (missed, hits) = tally.confusion.tolist()
+    return {
+        "number": len(samples),
+        **tally.scores()["calibration"],
+        "precision": 100 * hits / max(1, hits + false_alarms),
+        "recall": 100 * hits / max(1, hits + missed),
+        "worst": " ".join(name for _, name in sorted(worst, reverse=True)[:3]),
+    }
+
+
+def pictures_of(stranger, data_dir, settings, limit):
+    """Return (samples, row) of a stranger; of a data set seen in training, what validates."""
+    row, root = locate(stranger.data_set, data_dir)
+    labelled, _ = row.find(root)
+    if stranger.data_set in settings["dataset"].split(JOINT):
+        _, labelled = row.split(labelled, settings["seed"])
+    chosen = [sample for sample in labelled if stranger.counts(sample)]
+    return subsample(chosen, limit), regroup(row, ROAD)
+
+
+def score_run(folder, data_dir, names, limit):
+    """Yield the rows of the table of one run; names: of STRANGERS."""
+    predict, data_set, settings = load_run(folder)
+    predict, shape = road_predictor(predict, data_set), settings["image_shapes"]
+    for name in names:
+        try:
+            samples, row = pictures_of(STRANGERS[name], data_dir, settings, limit)
+        except UserError as error:
+            terminal.say(f"left out: {error}")
+            continue
+        changes = CHANGES if name == "KITTI, own labels" else {"unchanged": np.asarray}
+        for title, change in changes.items():
+            found = {"run": folder.name, "pictures": name, "change": title}
+            found |= score(predict, samples, row, shape, change)
+            terminal.say(
+                "{run:16} {pictures:18} {change:22}{number:4} F1 {f1_at_half:5.1f} best "
+                "{f1_at_best:5.1f} at {best_threshold:.2f} precision {precision:5.1f} recall "
+                "{recall:5.1f} calibration error {expected_calibration_error:.1f} {worst}".format(
+                    **found
+                )
+            )
+            yield found
+
+
+def main(arguments=None):
+    """Run from the command line. Returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("runs", nargs="+", metavar="RUN")
+    parser.add_argument("--data-dir", type=Path, default="data", metavar="DIR")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table here")
+    parser.add_argument("--limit", type=int, metavar="N", help="of each row, at most N pictures")
+    parser.add_argument("--only", nargs="+", choices=STRANGERS, default=STRANGERS, metavar="NAME")
+    given = parser.parse_args(arguments)
+
+    def work(stopping):
+        folders = map(run_folder.find_run, given.runs)
+        rows = [
+            row
+            for folder in folders
+            for row in score_run(folder, given.data_dir, given.only, given.limit)
+        ]
+        if given.csv:
+            write_csv(given.csv, rows, FIELDS)
+
+    return exit_status(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
