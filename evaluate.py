@@ -64,8 +64,7 @@ def evaluate(arguments, stopping):
     result, _ = score_run(predict, samples, found, settings, arguments.part)
     if arguments.part == "validation" and not arguments.thorough and is_trained_on:
         path = folder / "metrics.json"
-        earlier = read_json(path) if path.is_file() else {}
-        write_json(path, earlier | result)
+        write_json(path, read_json(path, missing={}) | result)
     terminal.say(f"\n{score_table(result)}")
 
 
@@ -75,7 +74,7 @@ def say_whether_trained_on(folder, split, data_set, root, digest):
     files, before = files_below(checked, root), run_folder.data_path(folder)
     is_same = data_digest(files) == digest
     if not is_same:
-        trained_on = read_json(before) if before.is_file() else {}
+        trained_on = read_json(before, missing={})
         terminal.say(
             f"{root}: these are not the files of the run's training "
             f"({changed_files(trained_on, files)}); the scores are for the terminal alone"

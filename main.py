@@ -545,7 +545,7 @@ def load_network(folder, precision=None):
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{weights}: damaged, or of another network ({error})") from error
     path = folder / "calibration.json"
-    fit = read_json(path) if path.is_file() else {"slope": 1.0, "offset": 0.0}
+    fit = read_json(path, missing={"slope": 1.0, "offset": 0.0})
     try:
         calibration = float(fit["slope"]), float(fit["offset"])
     except (KeyError, TypeError, ValueError) as error:

@@ -65,8 +65,13 @@ def write_csv(path, rows, fields):
     write_atomically(path, write)
 
 
-def read_json(path):
-    """Read a JSON file of a run, a dict. Raises UserError if it is damaged."""
+def read_json(path, missing=None):
+    """Read a JSON file of a run, a dict. Raises UserError if it is damaged.
+
+    missing: what is returned where there is no such file; None: that is an error.
+    """
+    if missing is not None and not path.is_file():
+        return missing
     try:
         content = json.loads(path.read_text(**TEXT))
         if not isinstance(content, dict):

@@ -17,9 +17,11 @@ WORST_TEXTS = {"errors": "road missed red, invented blue", "above": "the same fr
 
 def write(folder):
     """Write report.html from the files of a run folder. Returns its path."""
-    settings, metrics = (_read(folder / f"{name}.json") for name in ("settings", "metrics"))
+    settings, metrics = (
+        read_json(folder / f"{name}.json", missing={}) for name in ("settings", "metrics")
+    )
     # A run resumed for more epochs has no scores yet; the pictures are outdated.
-    shown = _read(folder / "report" / "report.json") if metrics else {}
+    shown = read_json(folder / "report" / "report.json", missing={}) if metrics else {}
     rows = run_folder.read_log(folder)
     page = load_template().render(
         name=folder.absolute().name,
@@ -50,10 +52,6 @@ def load_template():
     folder = jinja2.FileSystemLoader(Path(__file__).parent)
     templates = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True)
     return templates.get_template("template.html")
-
-
-def _read(path):
-    return read_json(path) if path.is_file() else {}
 
 
 def _cards(metrics, rows):

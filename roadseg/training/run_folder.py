@@ -71,8 +71,7 @@ def find_run(name, runs_dir=Path("runs")):
 
 def earlier_settings(folder):
     """Read a run's settings.json. Returns a dict, empty for a new run."""
-    path = folder / "settings.json"
-    return read_json(path) if path.is_file() else {}
+    return read_json(folder / "settings.json", missing={})
 
 
 def defaults_to_resume(folder):
@@ -120,7 +119,7 @@ def is_finished(folder, settings, files):
         if before.get(name) == now.get(name):
             continue
         if name == "data_digest":
-            trained_on = read_json(data_path(folder)) if data_path(folder).is_file() else {}
+            trained_on = read_json(data_path(folder), missing={})
             raise UserError(
                 f"{folder}: these are not the files that this run was trained on "
                 f"({changed_files(trained_on, files)}); bring them back, or use another --run"
