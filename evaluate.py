@@ -14,7 +14,7 @@ from main import load_run
 from roadseg import terminal
 from roadseg.answering.predictor import thoroughly
 from roadseg.command_line import HelpFormatter, add_thorough, exit_status
-from roadseg.data.check import changed_files, check_samples, data_digest, files_below
+from roadseg.data.check import check_samples, data_digest, files_below
 from roadseg.data.datasets import locate
 from roadseg.errors import UserError
 from roadseg.files import partial_path, read_json, write_json
@@ -71,13 +71,13 @@ def evaluate(arguments, stopping):
 def say_whether_trained_on(folder, split, data_set, root, digest):
     """Return whether the files are those of the run's training; say which are not."""
     checked = check_samples(split.parts, data_set, folder.parent / ".checked.json")
-    files, before = files_below(checked, root), run_folder.data_path(folder)
+    files = files_below(checked, root)
     is_same = data_digest(files) == digest
     if not is_same:
-        trained_on = read_json(before, missing={})
         terminal.say(
             f"{root}: these are not the files of the run's training "
-            f"({changed_files(trained_on, files)}); the scores are for the terminal alone"
+            f"({run_folder.name_changed_files(folder, files)}); the scores are for the terminal "
+            "alone"
         )
     return is_same
 

@@ -105,6 +105,14 @@ def data_path(folder):
     return folder / "checkpoint" / "data.json"
 
 
+def name_changed_files(folder, files):
+    """Name the files that differ from those a run was trained on; files: of `check.files_below`."""
+    path = data_path(folder)
+    if not (trained_on := read_json(path, missing={})):
+        return f"which of them differ is not known without {path}"
+    return changed_files(trained_on, files)
+
+
 def is_finished(folder, settings, files):
     """Tell whether a run is finished with settings like these, a dict.
 
@@ -119,10 +127,9 @@ def is_finished(folder, settings, files):
         if before.get(name) == now.get(name):
             continue
         if name == "data_digest":
-            trained_on = read_json(data_path(folder), missing={})
             raise UserError(
                 f"{folder}: these are not the files that this run was trained on "
-                f"({changed_files(trained_on, files)}); bring them back, or use another --run"
+                f"({name_changed_files(folder, files)}); bring them back, or use another --run"
             )
         raise UserError(
             f"{folder}: this run has {name} {before.get(name)}, not {now.get(name)}; "

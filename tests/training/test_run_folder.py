@@ -211,6 +211,11 @@ def test_changed_files_are_named_when_a_resume_is_refused(trained, spoilt, tmp_p
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
+def test_changed_files_are_not_guessed_where_the_list_of_them_is_gone(tmp_path):
+    said = run_folder.name_changed_files(tmp_path, {"a.png": "digest"})
+    assert str(run_folder.data_path(tmp_path)) in said and "a.png" not in said
+
+
 @pytest.mark.parametrize("name", ["../x", "a/b", "/x", "..", "."])
 def test_a_runs_name_that_is_a_path_is_refused(name, tmp_path):
     """So that nothing is written outside of --runs-dir."""
