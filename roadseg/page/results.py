@@ -18,8 +18,9 @@ def write_results(job, network, save_inference_samples):
     folder, data_set, shape = job.folder, job.data_set, job.settings["image_shapes"]
     training, validation, testing = job.split.parts
     network.load_weights(folder / checkpoint.BEST)
-    fit = calibrate(predictor(network, team=job.team), validation, data_set, shape, folder)
-    predict, batch_size = predictor(network, fit, job.team), prediction_batch(job.team)
+    plain, batch_size = predictor(network, team=job.team), prediction_batch(job.team)
+    fit = calibrate(plain, validation, data_set, shape, folder, batch_size)
+    predict = predictor(network, fit, job.team)
     shown, worst = gallery.TestingGallery(folder, testing), gallery.WorstPictures()
     save_inference_samples(
         folder / "pictures", predict, testing, data_set, shape, batch_size, shown.add
