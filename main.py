@@ -109,14 +109,14 @@ def parse_arguments(arguments=None):
         formatter_class=HelpFormatter,
     )
     add, whole, rate, path = parser.add_argument, at_least(1), positive_rate, Path
-    vgg, shape = "conv|full|none|FILE", ("H", "W")
+    vgg, shape = "conv|full|none|PATH", ("H", "W")
     precisions = ["auto", *PRECISIONS]
     sets = f"auto, {', '.join(DATASETS)}, or folder:DIR in the data folder; several are joined"
     add("--dataset", default=["auto"], type=data_set_name, nargs="+", metavar="NAME", help=sets)
     add("--data-dir", default="data", type=path, metavar="DIR", help="holds the data sets")
     add("--runs-dir", default="runs", type=path, metavar="DIR", help="gets a folder for each run")
     add("--run", metavar="NAME", help="name of the run; an old name resumes; default: the time")
-    add("--vgg", default="conv", metavar=vgg, help="ImageNet weights to start on")
+    add("--vgg", default="conv", metavar=vgg, help="weights to start on; PATH: a run or VGG16 file")
     add("--image-shape", type=whole, nargs=2, metavar=shape, help="pixels, in training")
     add("--epochs", type=whole, metavar="N", help="how often each picture is seen")
     add("--batch-size", default=4, type=whole, metavar="N", help="pictures a step on each device")

@@ -20,7 +20,7 @@ from tests.small import HERE
 COMMANDS = {module.__name__: module for module in (main, predict, evaluate, export, report, bench)}
 USAGE = {
     "main": """[-h] [--dataset {auto,kitti,camvid,synthetic,cityscapes,folder}] [--data-dir DIR]
-        [--runs-dir DIR] [--run NAME] [--vgg conv|full|none|FILE] [--image-shape H W] [--epochs N]
+        [--runs-dir DIR] [--run NAME] [--vgg conv|full|none|PATH] [--image-shape H W] [--epochs N]
         [--batch-size N] [--learning-rate R]
         [--precision {auto,float32,mixed_bfloat16,mixed_float16}] [--devices N] [--seed N]
         [--limit N]""",

@@ -17,6 +17,8 @@ CONVOLUTION_NAMES = tuple(
     for block, count in enumerate((2, 2, 3, 3, 3), start=1)
     for number in range(1, count + 1)
 )
+KINDS = ("conv", "full", "none")  # of weights that need no path
+BEST = "best.weights.h5"  # in a run's folder
 HEAD_NAMES = ("fc1", "fc2", "fc6", "fc7")  # dense in Keras' file, convolutions in ours
 
 
@@ -24,19 +26,19 @@ def read(vgg, data_dir):
     """Read the weights of VGG16.
 
     vgg: "conv", the 13 ImageNet convolutions in this repository; "full", fc6 and fc7 too, from
-    Keras' file; "none", no weights; or the path of a Keras VGG16 file or a run's best.weights.h5,
-    with fc6 and fc7. Returns {layer name: (kernel, bias)}, float32, kernels [height, width, in,
-    out]; the fully connected fc1 and fc2 become the convolutions fc6 and fc7; empty for "none".
-    Raises UserError if the file is not a VGG16 file.
+    Keras' file; "none", no weights; or a path of `weights_path`, with fc6 and fc7. Returns {layer
+    name: (kernel, bias)}, float32, kernels [height, width, in, out]; the fully connected fc1 and
+    fc2 become the convolutions fc6 and fc7; empty for "none". Raises UserError if the file is not
+    a VGG16 file.
     """
     if vgg == "none":
         return {}
     finders = {"conv": lambda: CONVOLUTIONS_FILE, "full": lambda: download_full(data_dir)}
-    path = finders.get(vgg, lambda: Path(vgg))()
+    path = finders[vgg]() if vgg in finders else weights_path(vgg)
     if not path.is_file():
         raise UserError(
-            f"{path}: not found; expected conv, full, none, a Keras VGG16 file or a "
-            "run's best.weights.h5"
+            f"{path}: not found; expected {', '.join(KINDS)}, a Keras VGG16 file, a run's folder "
+            f"or its {BEST}"
         )
     try:
         arrays = _read_npz(path) if path.suffix == ".npz" else _read_h5(path)
@@ -47,6 +49,17 @@ def read(vgg, data_dir):
     if missing:
         raise UserError(f"{path}: has no layer {missing[0]}; expected a Keras VGG16 file")
     return {name: weights[name] for name in CONVOLUTION_NAMES} | _head(weights)
+
+
+def weights_path(vgg):
+    """Return the path of a Keras VGG16 file, or of a run's weights, whose folder may be given.
+
+    None for one of KINDS.
+    """
+    if vgg in KINDS:
+        return None
+    path = Path(vgg)
+    return path / BEST if path.is_dir() else path
 
 
 def download_full(data_dir):

@@ -13,13 +13,13 @@ import shutil
 
 import numpy as np
 
+from roadseg.data.vgg_weights import BEST
 from roadseg.errors import UserError
 from roadseg.files import file_digest, read_json, write_atomically, write_csv, write_json
 
 FORMAT = 3  # of manifest.json
 STATES_KEPT = 2
 STATE_COPIES = 3  # a state's size / the weights' size: Adam has two moments
-BEST = "best.weights.h5"
 LOG_FIELDS = (
     *("epoch", "seconds", "loss", "val_loss", "val_iou", "val_max_f", "learning_rate", "returns"),
 )
@@ -70,7 +70,7 @@ def check_kept(folder):
     if (folder / "log.csv").is_file() and not manifest_path(folder).is_file():
         raise UserError(
             f"{manifest_path(folder)}: not found, so this run can't resume; start another --run, "
-            f"with --vgg {folder / BEST} from this run's weights"
+            f"with --vgg {folder} from this run's weights"
         )
 
 

@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 from roadseg import terminal
+from roadseg.data import vgg_weights
 from roadseg.data.datasets import JOINT, Dataset
 from roadseg.data.layouts import Sample, subsample
 from roadseg.devices import Team
@@ -51,7 +52,7 @@ def complete_settings(arguments, used, data_set):
     used: the key of DATASETS in use; data_set: its row. Returns a dict for JSON.
     """
     packages = ("keras", "numpy", keras.backend.backend())
-    given, vgg = vars(arguments).items(), Path(arguments.vgg)
+    given, weights = vars(arguments).items(), vgg_weights.weights_path(arguments.vgg)
     image_shape = list(arguments.image_shape or data_set.image_shape)
     shapes = dict.fromkeys(data_set.shapes.values())
     return {
@@ -59,7 +60,7 @@ def complete_settings(arguments, used, data_set):
             name: str(value.absolute()) if isinstance(value, Path) else value
             for name, value in given
         },
-        "vgg": str(vgg.absolute()) if vgg.is_file() else arguments.vgg,
+        "vgg": str(weights.absolute()) if weights else arguments.vgg,
         "dataset": used,
         "classes": list(data_set.classes),
         "dataset_asked_for": JOINT.join(arguments.dataset),

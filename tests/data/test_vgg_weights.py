@@ -46,11 +46,16 @@ def test_full_vgg_turns_fully_connected_layers_into_convolutions(tmp_path, rando
 
 
 def test_weights_of_an_earlier_run_are_taken(narrow_vgg, tmp_path):
-    """Its convolutions, fc6 and fc7 come along, whatever its classes; its scores do not."""
+    """Its convolutions, fc6 and fc7 come along, whatever its classes; its scores do not.
+
+    Its folder and the file in it are the same.
+    """
     narrow = vgg_weights.read(str(narrow_vgg), tmp_path)
     earlier = main.layers(main.load_vgg(narrow), num_classes=3)
-    earlier.save_weights(tmp_path / "best.weights.h5")
-    weights = vgg_weights.read(str(tmp_path / "best.weights.h5"), tmp_path)
+    path = tmp_path / "best.weights.h5"
+    earlier.save_weights(path)
+    assert vgg_weights.weights_path(str(tmp_path)) == vgg_weights.weights_path(str(path)) == path
+    weights = vgg_weights.read(str(tmp_path), tmp_path)
     assert set(weights) == {*vgg_weights.CONVOLUTION_NAMES, "fc6", "fc7"}
     vgg = main.load_vgg(weights)
     for name in weights:
@@ -67,6 +72,18 @@ def test_wrong_weights_are_named(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"wrong\.h5"):
         vgg_weights.read(str(path), tmp_path)
+
+
+def test_a_folder_without_a_runs_weights_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"best\.weights\.h5: not found; .* a run's folder"):
+        vgg_weights.read(str(tmp_path), tmp_path)
+
+
+def test_a_kind_of_weights_is_no_folder_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for kind in vgg_weights.KINDS:
+        (tmp_path / kind).mkdir()
+        assert vgg_weights.weights_path(kind) is None
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
