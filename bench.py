@@ -122,7 +122,7 @@ def rate_of_matrix_product(picture_operations, precision=FLOAT32):
 
 def rate_of_predict(run, pictures, kind):
     """Let predict.py write one kind of output of a folder. Returns pictures a second."""
-    command = [run, pictures, "--output", pictures.parent / kind, "--save", kind]
+    command = ["--run", run, pictures, "--output", pictures.parent / kind, "--save", kind]
     return predict.predict_sources(predict.parse_arguments(map(str, command)), Stopping())
 
 
@@ -130,7 +130,7 @@ def rate_of_export(run, name, batch):
     """Export a run and run it in its runtime. Returns pictures a second."""
     path = run / FORMATS[name].file_name
     if not path.exists():
-        export.export(export.parse_arguments([str(run), "--format", name]), Stopping())
+        export.export(export.parse_arguments(["--run", str(run), "--format", name]), Stopping())
     return rate_of(FORMATS[name].open(path), batch)
 
 

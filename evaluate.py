@@ -1,9 +1,10 @@
-"""Score a trained run as KITTI does, or pack a submission.
+"""Score a trained run, or the ready network, as KITTI does, or pack a submission.
 
-python evaluate.py RUN                            the validation part, into RUN/metrics.json
-python evaluate.py RUN --part training            the training part, printed only
-python evaluate.py RUN --thorough                 predicted at three sizes, printed only
-python evaluate.py RUN --submission FILE.zip      the testing pictures, for KITTI's server
+python evaluate.py --run RUN                      the validation part, into RUN/metrics.json
+python evaluate.py                                the ready network, printed only
+python evaluate.py --part training                the training part, printed only
+python evaluate.py --thorough                     predicted at three sizes, printed only
+python evaluate.py --submission FILE.zip          the testing pictures, for KITTI's server
 """
 
 import argparse
@@ -13,7 +14,7 @@ from pathlib import Path
 from main import load_run
 from roadseg import terminal
 from roadseg.answering.predictor import thoroughly
-from roadseg.command_line import HelpFormatter, add_thorough, exit_status
+from roadseg.command_line import HelpFormatter, add_run, add_thorough, exit_status
 from roadseg.data.check import check_samples, data_digest, files_below
 from roadseg.data.datasets import locate
 from roadseg.errors import UserError
@@ -30,7 +31,7 @@ def parse_arguments(arguments=None):
         formatter_class=HelpFormatter,
     )
     add = parser.add_argument
-    add("run", metavar="RUN", help="a run's folder, or its name in runs/")
+    add_run(parser)
     add("--data-dir", type=Path, metavar="DIR", help="holds the data set; default: as in training")
     add("--part", default="validation", choices=["validation", "training"], help="part to score")
     add("--submission", type=Path, metavar="FILE.zip", help="pack the testing pictures instead")
@@ -62,7 +63,8 @@ def evaluate(arguments, stopping):
         settings |= {"labels": found.label_note(split.labelled, root)}
     samples = getattr(split, arguments.part)
     result, _ = score_run(predict, samples, found, settings, arguments.part)
-    if arguments.part == "validation" and not arguments.thorough and is_trained_on:
+    is_kept = arguments.part == "validation" and not arguments.thorough and is_trained_on
+    if is_kept and not run_folder.is_ready(folder):
         path = folder / "metrics.json"
         write_json(path, read_json(path, missing={}) | result)
     terminal.say(f"\n{score_table(result)}")

@@ -1,7 +1,8 @@
-"""Export a trained run and check that its predictions stay the same.
+"""Export a trained run, or the ready network, and check that its predictions stay the same.
 
-    python export.py RUN --format onnx                        RUN/model.onnx
-    python export.py RUN --format openvino --output road.xml  road.xml and road.bin
+    python export.py --format onnx                         model.onnx, of the ready network
+    python export.py --run RUN --format onnx               RUN/model.onnx
+    python export.py --format openvino --output road.xml   road.xml and road.bin
 
 Input: pictures, uint8 [N, H, W, 3], RGB, of any size. Output: probabilities, float32 [N, H, W,
 classes]. Resizing, VGG16's preprocessing, calibration and softmax are inside.
@@ -20,7 +21,7 @@ from main import load_network
 from roadseg import terminal
 from roadseg.answering import exporting
 from roadseg.answering.predictor import nearest_shape, predict_ahead, predictor
-from roadseg.command_line import HelpFormatter, exit_status
+from roadseg.command_line import HelpFormatter, add_run, exit_status
 from roadseg.data.datasets import locate
 from roadseg.data.layouts import subsample
 from roadseg.data.pictures import read_image
@@ -38,16 +39,16 @@ def parse_arguments(arguments=None):
         formatter_class=HelpFormatter,
     )
     add = parser.add_argument
-    add("run", metavar="RUN", help="a run's folder, or its name in runs/")
+    add_run(parser)
     add("--format", required=True, choices=list(exporting.FORMATS), help="format to write")
-    add("--output", type=Path, metavar="PATH", help="default: in RUN")
+    add("--output", type=Path, metavar="PATH", help="default: in RUN; for the ready network here")
     return parser.parse_args(arguments)
 
 
 def export(arguments, stopping):
     """Export a run. On an error nothing is left on the disk."""
     form, folder = exporting.FORMATS[arguments.format], run_folder.find_run(arguments.run)
-    output = arguments.output or folder / form.file_name
+    output = arguments.output or run_folder.output_folder(folder) / form.file_name
     exporting.refuse_what_cannot_be_written(form, output)
     network, calibration, data_set, settings = load_network(folder, "float32")
     shape = settings["image_shapes"]

@@ -1,10 +1,11 @@
-"""Predict pictures and videos with a trained run.
+"""Predict pictures and videos with the ready network, or with a trained run.
 
-    python predict.py RUN street.jpg holiday/ 'more/*.png'     RUN/predictions/NAME_overlay.png
-    python predict.py RUN drive.mp4 --save mask probability    RUN/predictions/drive_mask.mkv …
-    python predict.py RUN camera:0 --output DIR                until Ctrl-C
-    python predict.py RUN large.jpg --scale 1                  at the picture's own resolution
-    python predict.py RUN street.jpg --thorough                at three sizes: better, slower
+    python predict.py street.jpg holiday/ 'more/*.png'     predictions/NAME_overlay.png
+    python predict.py drive.mp4 --save mask probability    predictions/drive_mask.mkv …
+    python predict.py --run RUN street.jpg                 RUN/predictions/street_overlay.png
+    python predict.py camera:0 --output DIR                until Ctrl-C
+    python predict.py large.jpg --scale 1                  at the picture's own resolution
+    python predict.py street.jpg --thorough                at three sizes: better, slower
 
 Threads read, resize, paint and encode beside the network.
 """
@@ -24,7 +25,7 @@ from roadseg import terminal
 from roadseg.answering import predictor
 from roadseg.answering.painting import choose_classes, paint_classes, to_confidence
 from roadseg.answering.sources import find_sources, plan_targets
-from roadseg.command_line import HelpFormatter, add_thorough, exit_status, positive_rate
+from roadseg.command_line import HelpFormatter, add_run, add_thorough, exit_status, positive_rate
 from roadseg.data.pictures import WORKERS, map_ahead
 from roadseg.errors import FaultyPicturesError, UserError
 from roadseg.files import written_whole
@@ -69,9 +70,10 @@ def parse_arguments(arguments=None):
     add, kinds = parser.add_argument, list(KINDS)
     paths = "picture, video, folder (with its subfolders), glob, or camera:0"
     scale = "size in the network / the picture's, to multiples of 32; default: as in training"
-    add("run", metavar="RUN", help="a run's folder, or its name in runs/")
+    output = "default: RUN/predictions; for the ready network predictions/"
     add("paths", nargs="+", metavar="PATH", help=paths)
-    add("--output", type=Path, metavar="DIR", help="default: RUN/predictions")
+    add_run(parser)
+    add("--output", type=Path, metavar="DIR", help=output)
     add("--save", nargs="+", default=["overlay"], choices=kinds, help="outputs for each")
     add("--scale", type=positive_rate, metavar="S", help=scale)
     add_thorough(parser)
@@ -103,9 +105,10 @@ def predict_sources(arguments, stopping):
 
     Raises FaultyPicturesError at the end if an input can't be read.
     """
+    refuse_runs(arguments.paths)
     folder = run_folder.find_run(arguments.run)
     (sources, others), faults = find_sources(arguments.paths), []
-    output = arguments.output or folder / "predictions"
+    output = arguments.output or run_folder.output_folder(folder) / "predictions"
     targets = plan_targets(sources, output, {kind: KINDS[kind].lossless for kind in arguments.save})
     predict, choose_shape, data_set = load_predictor(folder, arguments)
 
@@ -132,6 +135,14 @@ def predict_sources(arguments, stopping):
     if faults:
         raise FaultyPicturesError("\n".join(sorted(map(str, faults))))
     return rate
+
+
+def refuse_runs(paths):
+    """Raise UserError if one of the paths is a run: its folder, or just its name in runs/."""
+    for path in paths:
+        folder = run_folder.look_for_run(path)
+        if folder and (folder == Path(path) or not Path(path).exists()):
+            raise UserError(f"{path}: is a run, not a picture; give it as --run {path}")
 
 
 def tell_left_out(sources, others):

@@ -39,6 +39,12 @@ def positive_rate(text):
     raise argparse.ArgumentTypeError(f"{text!r}: expected a number above zero")
 
 
+def add_run(parser):
+    """Add the flag --run (see `run_folder.find_run`)."""
+    where = "a run's folder, or its name in runs/; default: the ready network"
+    parser.add_argument("--run", metavar="RUN", help=where)
+
+
 def add_thorough(parser):
     """Add the flag --thorough (see `predictor.thoroughly`)."""
     parser.add_argument(

@@ -1,13 +1,15 @@
-"""Atomic writes, JSON, CSV and file digests."""
+"""Atomic writes, JSON, CSV and file digests; where this repository lies."""
 
 import contextlib
 import csv
 import hashlib
 import json
 import os
+from pathlib import Path
 
 from roadseg.errors import UserError
 
+REPOSITORY = Path(__file__).parents[1]
 TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}  # names out of old archives survive
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from roadseg import engine
 from roadseg.drawn import scenes
+from roadseg.training import run_folder
 from tests.small import SMALL, narrow_weights, run_camvid, run_kitti
 
 
@@ -65,6 +66,23 @@ def trained(drawn, narrow_vgg, tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
     assert run_kitti(drawn, runs, "--vgg", narrow_vgg, "--epochs", 1) == 0
     return runs / "first"
+
+
+@pytest.fixture
+def ready(trained, tmp_path, monkeypatch):
+    """The folder of the small run, as the ready network. Nothing may change in it.
+
+    The current folder is an empty one.
+    """
+
+    def times():
+        return {path: path.stat().st_mtime_ns for path in (trained, *trained.rglob("*"))}
+
+    monkeypatch.setattr(run_folder, "READY", trained)
+    monkeypatch.chdir(tmp_path)
+    before = times()
+    yield trained
+    assert times() == before
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import evaluate
 import export
 import main
 import predict
@@ -66,8 +67,12 @@ def set_small_scores(network, random):
         layer.set_weights([random.normal(size=w.shape) for w in layer.get_weights()])
 
 
+def words(*arguments):
+    return [str(argument) for argument in arguments]
+
+
 def run_main(*arguments):
-    return main.main([str(argument) for argument in arguments])
+    return main.main(words(*arguments))
 
 
 def error_line(capsys):
@@ -152,12 +157,16 @@ class Repeat:
         return ["one", "two"]
 
 
-def run_predict(trained, *arguments):
-    return predict.main([str(argument) for argument in (trained, *arguments)])
+def run_predict(run, *arguments):
+    return predict.main(words("--run", run, *arguments))
 
 
-def run_export(*arguments):
-    return export.main([str(argument) for argument in arguments])
+def run_evaluate(run, *arguments):
+    return evaluate.main(words("--run", run, *arguments))
+
+
+def run_export(run, *arguments):
+    return export.main(words("--run", run, *arguments))
 
 
 def write_video(

@@ -68,7 +68,7 @@ def measured(narrow_vgg, monkeypatch):
 
     monkeypatch.setattr(bench, "rate_of", rate_of)
     monkeypatch.setattr(bench.export, "parse_arguments", list)
-    monkeypatch.setattr(bench.export, "export", lambda words, _: exported.append(words[1:]))
+    monkeypatch.setattr(bench.export, "export", lambda words, _: exported.append(words[2:]))
     yield called
     assert exported == [["--format", "fast"]]
 

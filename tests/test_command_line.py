@@ -24,12 +24,12 @@ USAGE = {
         [--batch-size N] [--learning-rate R]
         [--precision {auto,float32,mixed_bfloat16,mixed_float16}] [--devices N] [--seed N]
         [--limit N]""",
-    "predict": """[-h] [--output DIR]
+    "predict": """[-h] [--run RUN] [--output DIR]
         [--save {overlay,mask,probability} [{overlay,mask,probability} ...]] [--scale S]
-        [--thorough] RUN PATH [PATH ...]""",
-    "evaluate": """[-h] [--data-dir DIR] [--part {validation,training}] [--submission FILE.zip]
-        [--thorough] RUN""",
-    "export": """[-h] --format {saved_model,onnx,litert,openvino} [--output PATH] RUN""",
+        [--thorough] PATH [PATH ...]""",
+    "evaluate": """[-h] [--run RUN] [--data-dir DIR] [--part {validation,training}]
+        [--submission FILE.zip] [--thorough]""",
+    "export": """[-h] [--run RUN] --format {saved_model,onnx,litert,openvino} [--output PATH]""",
     "report": """[-h] RUN""",
     "bench": """[-h] [--json FILE]""",
 }
@@ -43,16 +43,17 @@ READ = {
     "--limit 9": """dataset='camvid', data_dir=Path('d'), runs_dir=Path('r'), run='new', vgg='a.h5',
         image_shape=[32, 96], epochs=3, batch_size=2, learning_rate=1.0, precision='float32',
         devices=2, seed=7, limit=9""",
-    "predict first a.png b.png": """run='first', paths=['a.png', 'b.png'], output=None,
+    "predict a.png b.png": """paths=['a.png', 'b.png'], run=None, output=None,
         save=['overlay'], scale=None, thorough=False""",
-    "predict first a --output o --save mask overlay --scale 2 --thorough": """run='first',
-        paths=['a'], output=Path('o'), save=['mask', 'overlay'], scale=2.0, thorough=True""",
-    "evaluate first": """run='first', data_dir=None, part='validation', submission=None,
-        thorough=False""",
-    "evaluate first --data-dir d --part training --submission a.zip --thorough": """run='first',
-        data_dir=Path('d'), part='training', submission=Path('a.zip'), thorough=True""",
-    "export first --format onnx": "run='first', format='onnx', output=None",
-    "export first --format onnx --output o": "run='first', format='onnx', output=Path('o')",
+    "predict --run first a --output o --save mask overlay --scale 2 --thorough": """paths=['a'],
+        run='first', output=Path('o'), save=['mask', 'overlay'], scale=2.0, thorough=True""",
+    "evaluate": "run=None, data_dir=None, part='validation', submission=None, thorough=False",
+    "evaluate --run first --data-dir d --part training --submission a.zip "
+    "--thorough": """run='first', data_dir=Path('d'), part='training', submission=Path('a.zip'),
+        thorough=True""",
+    "export --format onnx": "run=None, format='onnx', output=None",
+    "export --run first --format onnx --output o": """run='first', format='onnx',
+        output=Path('o')""",
     "report first": "run='first'",
     "bench": "json=None",
     "bench --json b.json": "json=Path('b.json')",
@@ -93,11 +94,12 @@ def test_what_is_typed_and_what_is_not_is_read_as_this(words, tmp_path, monkeypa
         "main --learning-rate nan",
         "main --learning-rate 0",
         "main --dataset moon",
-        "predict first",
-        "predict first a.png --scale inf",
-        "predict first a.png --save movie",
-        "evaluate",
-        "export first",
+        "predict --run first",
+        "predict a.png --scale inf",
+        "predict a.png --save movie",
+        "evaluate first",
+        "export",
+        "export first --format onnx",
         "report",
         "bench first",
     ],

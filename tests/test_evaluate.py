@@ -11,7 +11,7 @@ from roadseg.data import download
 from roadseg.drawn import scenes
 from roadseg.errors import UserError
 from roadseg.scoring.submission import pack_submission
-from tests.small import error_line
+from tests.small import error_line, run_evaluate
 
 
 def test_evaluating_a_run_gives_the_scores_of_its_training(trained, capsys, tmp_path):
@@ -22,30 +22,35 @@ def test_evaluating_a_run_gives_the_scores_of_its_training(trained, capsys, tmp_
     assert before["birds_eye"]["all"]["pictures"] == before["pictures"] == 3
     metrics_path = tmp_path / "run" / "metrics.json"
     metrics_path.write_text(json.dumps(before | {"accuracy": 1.0}))
-    assert evaluate.main([str(tmp_path / "run")]) == 0
+    assert run_evaluate(tmp_path / "run") == 0
     assert (after := json.loads(metrics_path.read_text())) == before
     capsys.readouterr()
-    assert evaluate.main([str(tmp_path / "run"), "--part", "training"]) == 0
+    assert run_evaluate(tmp_path / "run", "--part", "training") == 0
     assert "12 pictures of the training part" in capsys.readouterr().out
-    assert evaluate.main([str(tmp_path / "run"), "--thorough"]) == 0
+    assert run_evaluate(tmp_path / "run", "--thorough") == 0
     assert "3 pictures of the validation part" in capsys.readouterr().out
     assert json.loads(metrics_path.read_text()) == after
 
 
+def test_scores_of_the_ready_network_are_printed_only(ready, capsys):
+    assert evaluate.main([]) == 0
+    assert "3 pictures of the validation part" in capsys.readouterr().out
+
+
 def test_a_run_that_is_not_there_gives_one_line(trained, tmp_path, capsys):
-    assert evaluate.main([str(tmp_path / "nothing")]) == 2
+    assert run_evaluate(tmp_path / "nothing") == 2
     assert "no run found" in error_line(capsys)
     shutil.copytree(trained, tmp_path / "run")
     weights = tmp_path / "run" / "best.weights.h5"
     for content in (b"", weights.read_bytes()[:5000]):
         weights.write_bytes(content)
-        assert evaluate.main([str(tmp_path / "run")]) == 2
+        assert run_evaluate(tmp_path / "run") == 2
         assert "best.weights.h5" in error_line(capsys)
 
 
 def test_no_submission_without_kittis_testing_pictures(trained, tmp_path, capsys):
     path = tmp_path / "submission.zip"
-    assert evaluate.main([str(trained), "--submission", str(path)]) == 2
+    assert run_evaluate(trained, "--submission", path) == 2
     assert "3 testing pictures" in error_line(capsys) and not path.exists()
 
 
@@ -63,7 +68,7 @@ def test_other_files_than_those_of_the_training_are_scored_on_the_terminal_alone
     """They are named, metrics.json stays; the same files in another place are the same."""
     run = copy_run(trained, tmp_path / "run")
     before = (run / "metrics.json").read_bytes()
-    assert evaluate.main([str(run), "--data-dir", str(spoilt)]) == 0
+    assert run_evaluate(run, "--data-dir", spoilt) == 0
     assert "not the files" not in capsys.readouterr().out
     assert (run / "metrics.json").read_bytes() == before
     parts = spoilt / "data_road" / "training"
@@ -72,7 +77,7 @@ def test_other_files_than_those_of_the_training_are_scored_on_the_terminal_alone
         picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(parts / f"{new}.png")
     label = "gt_image_2/uu_road_00000{}.png"
     shutil.copy(parts / label.format(4), parts / label.format(5))
-    assert evaluate.main([str(run), "--data-dir", str(spoilt)]) == 0
+    assert run_evaluate(run, "--data-dir", spoilt) == 0
     said = capsys.readouterr().out
     assert f"{spoilt / 'data_road'}: these are not the files of the run's training" in said
     assert "training/image_2/uu_000005.png" in said and "terminal alone" in said
@@ -85,7 +90,7 @@ def test_classes_in_another_order_are_not_scored(trained, tmp_path, capsys):
         trained, tmp_path / "run", dataset="folder", classes=["other", "road"], data_dir="nowhere"
     )
     before = (run / "metrics.json").read_bytes()
-    assert evaluate.main([str(run), "--data-dir", str(tmp_path)]) == 2
+    assert run_evaluate(run, "--data-dir", tmp_path) == 2
     assert "has the classes road, other; this run has other, road" in error_line(capsys)
     assert (run / "metrics.json").read_bytes() == before
 
@@ -99,7 +104,7 @@ def test_data_that_are_not_there_are_neither_downloaded_nor_drawn(
     nowhere = tmp_path / "nowhere"
     run = copy_run(trained, tmp_path / "run", dataset=data_set, data_dir=str(nowhere))
     before = (run / "metrics.json").read_bytes()
-    assert evaluate.main([str(run)]) == 2
+    assert run_evaluate(run) == 2
     line = error_line(capsys)
     assert str(nowhere) in line and "not found" in line and "--data-dir" in line
     assert (run / "metrics.json").read_bytes() == before and not nowhere.exists()
@@ -122,6 +127,6 @@ def test_no_submission_without_any_testing_picture():
 def test_files_of_a_run_that_are_damaged_are_named(name, content, line, trained, tmp_path, capsys):
     run = copy_run(trained, tmp_path / "run")
     (run / name).write_text(content)
-    assert evaluate.main([str(run)]) == 2
+    assert run_evaluate(run) == 2
     said = error_line(capsys)
     assert str(run) in said and line in said

@@ -111,6 +111,27 @@ def test_globs_and_files_go_to_the_runs_folder_and_nothing_is_overwritten(
     assert "would be written there" in error_line(capsys) and not (tmp_path / "out").exists()
 
 
+def test_the_ready_network_answers_where_no_run_is_named(ready, album, tmp_path, capsys):
+    """Into the current folder, whatever way leads to the network."""
+    for words in ([], ["--run", str(ready)], ["--run", os.path.relpath(ready)]):
+        assert predict.main([str(album / "dot.png"), *words]) == 0
+        assert capsys.readouterr().out.startswith("predictions: 1 pictures")
+        (tmp_path / "predictions" / "dot_overlay.png").unlink()
+
+
+def test_a_run_in_place_of_a_picture_is_refused(tmp_path, monkeypatch, capsys):
+    """Its folder, or its name where nothing else is called like it."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("first", "holiday"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        write_json(tmp_path / "runs" / name / "settings.json", {})
+    for run in ("runs/first", str(tmp_path / "runs" / "first"), "first"):
+        assert predict.main([run, "street.jpg"]) == 2
+        assert error_line(capsys) == f"{run}: is a run, not a picture; give it as --run {run}"
+    (tmp_path / "holiday").mkdir()
+    predict.refuse_runs(["holiday", "street.jpg", "camera:0"])
+
+
 @pytest.fixture(scope="module")
 def network(trained):
     """The function pictures -> probabilities of the trained run."""

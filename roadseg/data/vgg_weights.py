@@ -9,8 +9,8 @@ import numpy as np
 
 from roadseg.data import download
 from roadseg.errors import UserError
+from roadseg.files import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[2]
 CONVOLUTIONS_FILE = REPOSITORY / "data" / "vgg16_imagenet_conv_float16.npz"
 CONVOLUTION_NAMES = tuple(
     f"block{block}_conv{number}"

@@ -16,7 +16,7 @@ from roadseg.scoring.metrics import ROAD
 OFFICIAL_TESTING_COUNT = 290
 ADVICE = (
     "KITTI accepts no submissions of student work or small modifications: score those on a part "
-    "of the training set, with `python evaluate.py RUN`."
+    "of the training set, with `python evaluate.py --run RUN`."
 )
 
 

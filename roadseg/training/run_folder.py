@@ -14,12 +14,15 @@ from roadseg import terminal
 from roadseg.data.check import changed_files
 from roadseg.data.datasets import JOINT
 from roadseg.errors import UserError
-from roadseg.files import read_json, write_json
+from roadseg.files import REPOSITORY, read_json, write_json
 
 try:
     import fcntl
 except ImportError:  # Windows has none, so no lock
     fcntl = None
+
+RUNS = Path("runs")  # where runs lie, if nothing else is said
+READY = REPOSITORY / "data" / "ready"  # the ready network: a run that comes with the program
 
 # A run resumes only with these unchanged, and the same recipe.
 FIXED_SETTINGS = (
@@ -59,14 +62,34 @@ def open_run(runs_dir, name):
             return folder
 
 
-def find_run(name, runs_dir=Path("runs")):
-    """Return a run's folder from its path or name. Raises UserError if there is none."""
-    for folder in (Path(name), runs_dir / name):
-        if (folder / "settings.json").is_file():
-            return folder
+def look_for_run(name, runs_dir=RUNS):
+    """Return a run's folder from its path or name; None if there is none."""
+    folders = (Path(name), runs_dir / name)
+    return next((folder for folder in folders if (folder / "settings.json").is_file()), None)
+
+
+def find_run(name=None, runs_dir=RUNS):
+    """Return a run's folder from its path or name; None: the ready network's.
+
+    Raises UserError if there is none.
+    """
+    if folder := look_for_run(READY if name is None else name, runs_dir):
+        return folder
     names = sorted(path.parent.name for path in runs_dir.glob("*/settings.json"))
     there = f"{runs_dir}/ holds {', '.join(names)}" if names else f"{runs_dir}/ holds none"
+    if name is None:
+        raise UserError(f"{READY}: the ready network was not found; give --run RUN; {there}")
     raise UserError(f"{name}: no run found (no settings.json); {there}")
+
+
+def is_ready(folder):
+    """Return whether a run is the ready network, whose folder is read alone."""
+    return folder.resolve() == READY.resolve()
+
+
+def output_folder(folder):
+    """Return where to write what is made with a run: its folder; for READY the current one."""
+    return Path() if is_ready(folder) else folder
 
 
 def earlier_settings(folder):

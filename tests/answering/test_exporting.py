@@ -95,6 +95,13 @@ def test_an_export_that_cannot_be_written_gives_one_line(
     assert {path.name for path in tmp_path.iterdir()} == {"folder", "file"}
 
 
+def test_the_ready_network_is_exported_into_the_current_folder(ready, tmp_path, capsys):
+    """Where a file is in the way here, which is told before the network is loaded."""
+    (tmp_path / "saved_model").write_text("words")
+    assert export.main(["--format", "saved_model"]) == 2
+    assert error_line(capsys).startswith("saved_model: is a file")
+
+
 def test_a_missing_package_is_named(trained, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: None)
     assert run_export(trained, "--format", "litert", "--output", tmp_path / "a.tflite") == 2

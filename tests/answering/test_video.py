@@ -192,7 +192,8 @@ def test_a_camera_is_read_and_one_that_is_not_there_gives_one_line(
 def test_ctrl_c_leaves_a_video_that_can_be_played(trained, random, tmp_path):
     frames = [random.integers(0, 256, (32, 48, 3), dtype=np.uint8)] * 3000
     film = write_video(tmp_path / "film.mkv", frames)
-    command = [sys.executable, HERE / "predict.py", trained, film, "--output", tmp_path / "out"]
+    command = [sys.executable, HERE / "predict.py", "--run", trained, film]
+    command += ["--output", tmp_path / "out"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         partial = tmp_path / "out" / "partial.film_overlay.mp4"
         while process.poll() is None and not (partial.is_file() and partial.stat().st_size):
@@ -222,7 +223,7 @@ def test_a_long_video_takes_no_more_memory_than_a_short_one(trained, tmp_path):
             "import predict, resource, sys; status = predict.main(sys.argv[1:]);"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(status)"
         )
-        command = [sys.executable, "-c", script, trained, path, "--output", tmp_path]
+        command = [sys.executable, "-c", script, "--run", trained, path, "--output", tmp_path]
         done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout.split()[-1]) * 1024)
         with av.open(str(tmp_path / f"{count}_overlay.mp4")) as container:

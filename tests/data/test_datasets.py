@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import evaluate
 import helper
 from roadseg.data import download
 from roadseg.data.datasets import DATASETS
 from roadseg.data.pictures import VOID, read_label, read_numbers
 from roadseg.drawn import scenes
 from roadseg.errors import UserError
-from tests.small import error_line, run_camvid, run_main, run_predict
+from tests.small import error_line, run_camvid, run_evaluate, run_main, run_predict
 
 
 def test_a_run_with_eleven_classes(trained_on_camvid):
@@ -59,7 +58,7 @@ def test_a_run_on_somebodys_own_pictures(own, narrow_vgg, capsys):
     assert "räume" in (run / "report.html").read_text()
     assert run_predict(run, own / "testing", "--save", "mask", "probability") == 0
     assert read_numbers(run / "predictions" / "new_mask.png").max() <= 2
-    assert evaluate.main([str(run)]) == 0
+    assert run_evaluate(run) == 0
     assert json.loads((run / "metrics.json").read_text()) == result
     (own / "classes.txt").write_text("ground\nroad\nräume\n", encoding="utf-8")
     capsys.readouterr()

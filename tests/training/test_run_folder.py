@@ -14,7 +14,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import evaluate
+import export
 import main
+import predict
 from roadseg.data.datasets import DATASETS
 from roadseg.devices import ONE_DEVICE
 from roadseg.engine import keras
@@ -214,6 +217,22 @@ def test_changed_files_are_named_when_a_resume_is_refused(trained, spoilt, tmp_p
 def test_changed_files_are_not_guessed_where_the_list_of_them_is_gone(tmp_path):
     said = run_folder.name_changed_files(tmp_path, {"a.png": "digest"})
     assert str(run_folder.data_path(tmp_path)) in said and "a.png" not in said
+
+
+@pytest.mark.parametrize(
+    "command", [(predict, "a.png"), (evaluate,), (export, "--format", "onnx")], ids=str
+)
+def test_the_ready_network_that_is_missing_is_told(command, tmp_path, monkeypatch, capsys):
+    """With the cure, and the runs that are there."""
+    monkeypatch.setattr(run_folder, "READY", tmp_path / "ready")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    (tmp_path / "runs" / "first" / "settings.json").write_text("{}")
+    module, *words = command
+    assert module.main(words) == 2
+    assert error_line(capsys) == (
+        f"{tmp_path / 'ready'}: the ready network was not found; give --run RUN; runs/ holds first"
+    )
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "/x", "..", "."])
