@@ -20,7 +20,7 @@ import numpy as np
 from main import load_network
 from roadseg import terminal
 from roadseg.answering import exporting
-from roadseg.answering.predictor import nearest_shape, predict_ahead, predictor
+from roadseg.answering.predictor import nearest_shape, predict_ahead, Predictor
 from roadseg.command_line import HelpFormatter, add_run, exit_status
 from roadseg.data.datasets import locate
 from roadseg.data.layouts import subsample
@@ -54,7 +54,7 @@ def export(arguments, stopping):
     shape = settings["image_shapes"]
     model, predict = (
         exporting.whole_network(network, calibration, shape),
-        predictor(network, calibration),
+        Predictor(network, calibration),
     )
 
     def predict_one(pictures):

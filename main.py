@@ -22,7 +22,7 @@ import numpy as np
 
 import helper
 from roadseg import terminal
-from roadseg.answering.predictor import predictor
+from roadseg.answering.predictor import Predictor
 from roadseg.command_line import HelpFormatter, at_least, exit_status, positive_rate
 from roadseg.data import vgg_weights
 from roadseg.data.augmentation import VGG_MEAN_RGB
@@ -564,7 +564,7 @@ def read_recipe(settings):
 def load_run(folder):
     """Bring a trained run back: returns (predictor, row of DATASETS, settings)."""
     network, calibration, data_set, settings = load_network(folder)
-    return predictor(network, calibration), data_set, settings
+    return Predictor(network, calibration), data_set, settings
 
 
 def main(arguments=None, recipe=RECIPE):

@@ -7,6 +7,10 @@
     python predict.py large.jpg --scale 1                  at the picture's own resolution
     python predict.py street.jpg --thorough                at three sizes: better, slower
 
+    from predict import load                               the same from Python
+    find_road = load()
+    probabilities = find_road(picture)
+
 Threads read, resize, paint and encode beside the network.
 """
 
@@ -19,6 +23,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from main import load_run
 from roadseg import terminal
@@ -80,24 +86,56 @@ def parse_arguments(arguments=None):
     return parser.parse_args(arguments)
 
 
-def load_predictor(folder, arguments):
-    """Load a run for prediction with the options of the command line.
+class RoadFinder:
+    """A trained run that answers pictures, by itself or for the command line."""
 
-    Returns (function pictures -> probabilities, function (height, width) of a picture -> that in
-    the network, the run's data set).
+    def __init__(self, folder, scale=None, thorough=False):
+        """folder: of the run; scale, thorough: as on the command line."""
+        predict, self.data_set, settings = load_run(folder)
+        predict = predict.in_tiles()
+        self.predict = predictor.thoroughly(predict) if thorough else predict
+        self.scale, self.trained_shape = scale, predictor.nearest_shape(settings["image_shapes"])
+        self.classes = self.data_set.classes
+
+    def __call__(self, picture):
+        """Return the probabilities of `classes`: float32 [H, W, classes].
+
+        picture: uint8 [H, W, 3], RGB, of any size. Raises TypeError or ValueError for anything
+        else.
+        """
+        check_picture(picture)
+        ((_, _, probabilities),) = self.answer([picture], np.asarray)
+        return probabilities.array()
+
+    def answer(self, items, read):
+        """Answer many items, ahead of time: `predictor.predict_ahead`."""
+        batch_size = predictor.PREDICTION_BATCH
+        return predictor.predict_ahead(self.predict, items, read, self.choose_shape, batch_size)
+
+    def choose_shape(self, shape):
+        """Return the (height, width) in the network of a picture of this one."""
+        if self.scale:
+            return predictor.scaled_shape(shape, self.scale)
+        return self.trained_shape(shape)
+
+
+def load(run=None):
+    """Load a network to call from Python: see `RoadFinder`.
+
+    run: a run's folder, or its name in runs/; None: the ready network.
     """
-    predict, data_set, settings = load_run(folder)
-    predict = predictor.in_tiles(predict)
-    if arguments.thorough:
-        predict = predictor.thoroughly(predict)
+    return RoadFinder(run_folder.find_run(run))
 
-    trained_shape = predictor.nearest_shape(settings["image_shapes"])
 
-    def choose_shape(shape):
-        scale = arguments.scale
-        return predictor.scaled_shape(shape, scale) if scale else trained_shape(shape)
 
-    return predict, choose_shape, data_set
+def check_picture(picture):
+    """Raise TypeError or ValueError unless this is an array of a picture."""
+    found = picture.dtype if isinstance(picture, np.ndarray) else type(picture).__name__
+    expected = "expected a NumPy array, uint8 [height, width, 3], RGB"
+    if found != np.uint8:
+        raise TypeError(f"found {found}; {expected}")
+    if picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+        raise ValueError(f"found the shape {list(picture.shape)}; {expected}")
 
 
 def predict_sources(arguments, stopping):
@@ -110,7 +148,7 @@ def predict_sources(arguments, stopping):
     (sources, others), faults = find_sources(arguments.paths), []
     output = arguments.output or run_folder.output_folder(folder) / "predictions"
     targets = plan_targets(sources, output, {kind: KINDS[kind].lossless for kind in arguments.save})
-    predict, choose_shape, data_set = load_predictor(folder, arguments)
+    finder = RoadFinder(folder, arguments.scale, arguments.thorough)
 
     def read(item):
         source, frame = item
@@ -120,11 +158,8 @@ def predict_sources(arguments, stopping):
             faults.append(error)
 
     frames = read_frames(sources, faults.append)
-    answers = predictor.predict_ahead(
-        predict, frames, read, choose_shape, predictor.PREDICTION_BATCH
-    )
-    encode = functools.partial(encode_answer, kinds=arguments.save, data_set=data_set)
-    encoded = map_ahead(encode, answers, WORKERS)
+    encode = functools.partial(encode_answer, kinds=arguments.save, data_set=finder.data_set)
+    encoded = map_ahead(encode, finder.answer(frames, read), WORKERS)
     until_stopped = itertools.takewhile(lambda _: not stopping.requested, encoded)
     total, started = sum(source.expected for source in sources) or None, time.monotonic()
     with stopping.deferred(), terminal.progress(until_stopped, total=total, unit="picture") as bar:

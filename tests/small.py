@@ -18,7 +18,7 @@ import export
 import main
 import predict
 from main import keras
-from roadseg.answering.predictor import predictor
+from roadseg.answering.predictor import Predictor
 from roadseg.data import vgg_weights
 from roadseg.data.datasets import DATASETS
 from roadseg.data.pictures import VOID
@@ -125,7 +125,7 @@ def train_one_batch(folder, network, batch, epochs, rate, stopping=None, steps=2
 
     def validate():
         tally = Tally(KITTI.classes)
-        for label, chances in zip(labels, predictor(network)(pictures), strict=True):
+        for label, chances in zip(labels, Predictor(network)(pictures), strict=True):
             tally.add(label, chances, "um")
             if stopping:
                 stopping.check()

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from tests.small import HERE, run_export, write_video
@@ -63,6 +64,14 @@ def test_the_page_on_robustness_names_tests_that_exist():
     code = "\n".join(path.read_text(encoding="utf-8") for path in files)
     tests = re.findall(r"^def (test_\w+)", code, re.MULTILINE)
     assert {name for name in names if not any(name in test for test in tests)} == set()
+
+
+@pytest.mark.parametrize("page", [README, DOCS / "commands.md"], ids=lambda page: page.name)
+def test_the_lines_of_python_find_the_road(page, ready, random):
+    (lines,) = re.findall(r"```python\n(.*?)```", read(page), re.DOTALL)
+    names = {"picture": random.integers(0, 256, (30, 40, 3), dtype=np.uint8)}
+    exec(lines, names)
+    assert names["probabilities"].shape == (30, 40, len(names["find_road"].classes))
 
 
 @pytest.mark.export

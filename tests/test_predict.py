@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,10 +18,11 @@ import main
 import predict
 from roadseg import stopping
 from roadseg.answering import sources
+from roadseg.answering.painting import to_confidence
 from roadseg.data.pictures import read_image, read_numbers, resample
 from roadseg.files import partial_path, write_json
 from roadseg.scoring.metrics import ROAD
-from tests.small import HERE, error_line, rotated, run_predict
+from tests.small import HERE, KITTI, error_line, rotated, run_predict
 
 
 @pytest.fixture
@@ -117,6 +119,36 @@ def test_the_ready_network_answers_where_no_run_is_named(ready, album, tmp_path,
         assert predict.main([str(album / "dot.png"), *words]) == 0
         assert capsys.readouterr().out.startswith("predictions: 1 pictures")
         (tmp_path / "predictions" / "dot_overlay.png").unlink()
+
+
+def test_python_gets_what_the_command_line_writes(ready, album, tmp_path):
+    find_road = predict.load()
+    assert find_road.classes == KITTI.classes
+    for name in ("wide.png", "tall.jpg"):
+        assert predict.main([str(album / name), "--save", "probability"]) == 0
+        written = read_numbers(tmp_path / "predictions" / f"{Path(name).stem}_probability.png")
+        picture = read_image(album / name)
+        for seen in (picture, np.asfortranarray(picture)):
+            found = find_road(seen)
+            assert found.dtype == np.float32 and found.shape == (*written.shape, 2)
+            np.testing.assert_array_equal(to_confidence(found[..., ROAD]), written)
+
+
+def test_what_is_no_picture_is_refused_in_python(trained, random):
+    find_road = predict.load(trained)
+    picture = random.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    for wrong, found in (
+        (picture / 255, "float64"),
+        (Image.fromarray(picture), "Image"),
+        ("street.jpg", "str"),
+        (None, "NoneType"),
+    ):
+        with pytest.raises(TypeError, match=f"^found {found}; expected a NumPy array, uint8"):
+            find_road(wrong)
+    for wrong in (picture[0], picture[None], picture[:0], picture[..., :2], picture[..., 0]):
+        shape = re.escape(f"found the shape {list(wrong.shape)}; expected")
+        with pytest.raises(ValueError, match=shape):
+            find_road(wrong)
 
 
 def test_a_run_in_place_of_a_picture_is_refused(tmp_path, monkeypatch, capsys):

@@ -24,19 +24,33 @@ def with_probabilities(network, calibration=(1.0, 0.0)):
     return keras.Model(network.input, keras.layers.Softmax(dtype="float32")(logits))
 
 
-def predictor(network, calibration=(1.0, 0.0), team=devices.ONE_DEVICE):
-    """Make the predict function of `with_probabilities`: [N, H, W, 3] -> [N, H, W, classes].
+class Predictor:
+    """The function of `with_probabilities`: pictures [N, H, W, 3] -> float32 [N, H, W, classes].
 
     It uses all devices of this process.
     """
-    model = with_probabilities(network, calibration)
 
-    def predict(pictures):
-        filled = np.take(pictures, devices.fill_up(len(pictures), team.own_devices), axis=0)
-        with team.own_scope():
-            return model.predict_on_batch(team.shard(filled))[: len(pictures)]
+    def __init__(self, network, calibration=(1.0, 0.0), team=devices.ONE_DEVICE):
+        self.model, self.team = with_probabilities(network, calibration), team
 
-    return predict
+    def __call__(self, pictures):
+        return self._compute(self.model, pictures)
+
+    def in_tiles(self):
+        """Return a function like this that answers large pictures by `in_tiles`.
+
+        A picture is brightened as a whole, before it is cut.
+        """
+        brightened = self.model.get_layer("brighten").output
+        brighten = keras.Model(self.model.input, brightened)
+        answer = keras.Model(brightened, self.model.output)
+        tiled = in_tiles(lambda pictures: self._compute(answer, pictures))
+        return lambda pictures: tiled(self._compute(brighten, pictures))
+
+    def _compute(self, model, pictures):
+        filled = np.take(pictures, devices.fill_up(len(pictures), self.team.own_devices), axis=0)
+        with self.team.own_scope():
+            return model.predict_on_batch(self.team.shard(filled))[: len(pictures)]
 
 
 def scaled_shape(shape, scale):

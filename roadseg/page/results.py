@@ -1,7 +1,7 @@
 """Write the results of a finished training into its run folder."""
 
 from roadseg import terminal
-from roadseg.answering.predictor import prediction_batch, predictor
+from roadseg.answering.predictor import prediction_batch, Predictor
 from roadseg.errors import UserError
 from roadseg.files import write_json
 from roadseg.page import gallery, report
@@ -18,9 +18,9 @@ def write_results(job, network, save_inference_samples):
     folder, data_set, shape = job.folder, job.data_set, job.settings["image_shapes"]
     training, validation, testing = job.split.parts
     network.load_weights(folder / checkpoint.BEST)
-    plain, batch_size = predictor(network, team=job.team), prediction_batch(job.team)
+    plain, batch_size = Predictor(network, team=job.team), prediction_batch(job.team)
     fit = calibrate(plain, validation, data_set, shape, folder, batch_size)
-    predict = predictor(network, fit, job.team)
+    predict = Predictor(network, fit, job.team)
     shown, worst = gallery.TestingGallery(folder, testing), gallery.WorstPictures()
     save_inference_samples(
         folder / "pictures", predict, testing, data_set, shape, batch_size, shown.add

@@ -1,6 +1,6 @@
 """Validate a network during training."""
 
-from roadseg.answering.predictor import prediction_batch, predictor
+from roadseg.answering.predictor import prediction_batch, Predictor
 from roadseg.scoring.evaluation import score_pictures
 
 
@@ -9,7 +9,7 @@ def make_validate(job, network, answering_network, after_each=lambda *_: None):
 
     after_each: of `score_pictures`.
     """
-    predict, batch_size = predictor(answering_network, team=job.team), prediction_batch(job.team)
+    predict, batch_size = Predictor(answering_network, team=job.team), prediction_batch(job.team)
 
     def validate():
         if answering_network is not network:

@@ -8,7 +8,7 @@ import scipy.special
 import helper
 import main
 from main import keras
-from roadseg.answering.predictor import in_tiles, predictor
+from roadseg.answering.predictor import in_tiles, Predictor
 from roadseg.scoring.evaluation import score_pictures
 from tests.small import NARROW_BLOCKS, SMALL_RECIPE, set_small_scores, small_network, small_vgg
 
@@ -19,7 +19,7 @@ def test_the_predictor_applies_the_calibration(random):
         layer = network.get_layer(name)
         layer.set_weights([random.normal(0, 0.01, size=w.shape) for w in layer.get_weights()])
     picture = random.integers(0, 256, (1, 32, 64, 3), dtype=np.uint8)
-    plain, fitted = (predictor(network, fit)(picture) for fit in ((1, 0), (0.4, 0.7)))
+    plain, fitted = (Predictor(network, fit)(picture) for fit in ((1, 0), (0.4, 0.7)))
     odds = scipy.special.logit(plain[..., 1].astype(np.float64))
     inner = np.abs(odds) < 8
     assert inner.mean() > 0.5 and np.ptp(odds[inner]) > 0.1

@@ -12,7 +12,7 @@ import pytest
 import main
 from main import keras
 from roadseg import engine, stopping
-from roadseg.answering.predictor import predictor
+from roadseg.answering.predictor import Predictor
 from roadseg.data.pictures import VOID
 from roadseg.errors import LossError, StopRequest, TrainingError, UserError
 from roadseg.scoring.evaluation import score_pictures
@@ -97,7 +97,7 @@ def test_a_run_goes_on_in_the_precision_it_began_with(narrow_vgg, drawn, tmp_pat
     network, _, data_set, settings = main.load_network(tmp_path / "first")
     assert network.get_layer("fc6").compute_dtype == "float32"
     _, validation = data_set.split(data_set.find(drawn / "data_road")[0], 0)
-    predict = predictor(network)
+    predict = Predictor(network)
     loss = score_pictures(predict, validation, data_set, settings["image_shape"]).loss
     best = checkpoint.load(tmp_path / "first", print)[1].best
     assert loss == pytest.approx(best["val_loss"], rel=1e-5)
