@@ -20,7 +20,7 @@ import numpy as np
 from main import load_network
 from roadseg import terminal
 from roadseg.answering import exporting
-from roadseg.answering.predictor import nearest_shape, predict_ahead, Predictor
+from roadseg.answering.predictor import Predictor, nearest_shape, predict_ahead
 from roadseg.command_line import HelpFormatter, add_run, exit_status
 from roadseg.data.datasets import locate
 from roadseg.data.layouts import subsample

@@ -273,7 +273,8 @@ def layers(vgg, num_classes, recipe=RECIPE):
     x = upsample(x, 2, "upsample_pool4")
     x = x + score(pool3, num_classes, "score_pool3", "zeros")
     x = upsample(x, 8, "upsample_pool3")
-    logits = CropLike(dtype="float32", name="logits")(x, vgg.input)
+    # As large as the picture; not by vgg.input, so that `Predictor.in_tiles` can begin here.
+    logits = CropLike(dtype="float32", name="logits")(x, vgg.get_layer("brighten").output)
     return keras.Model(vgg.input, logits, name="fcn8s")
 
 

@@ -127,7 +127,6 @@ def load(run=None):
     return RoadFinder(run_folder.find_run(run))
 
 
-
 def check_picture(picture):
     """Raise TypeError or ValueError unless this is an array of a picture."""
     found = picture.dtype if isinstance(picture, np.ndarray) else type(picture).__name__

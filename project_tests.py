@@ -83,6 +83,24 @@ def test_load_vgg_reads_bytes_and_floats_alike(random):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize(
+    ("lower", "upper", "expected"),
+    [
+        ((24, 24, 24), 200, (97, 97, 97)),  # .38 of 255, whatever the upper half
+        ((60, 40, 20), 0, (115, 92, 63)),  # luminance 43.7: gamma .549
+        ((130, 130, 130), 0, (130, 130, 130)),  # bright enough
+        ((1, 1, 1), 0, (64, 64, 64)),  # gamma .25 at the least
+        ((0, 0, 0), 255, (0, 0, 0)),
+    ],
+)
+def test_dark_pictures_are_brightened_to_be_answered_and_not_in_training(lower, upper, expected):
+    brighten = main.Brighten(0.38, (0.25, 1.0))
+    picture = np.full((1, 10, 8, 3), upper, np.float32)
+    picture[:, 5:] = lower
+    assert np.abs(answer(brighten, picture)[0, 7, 3] - expected).max() < 1
+    np.testing.assert_array_equal(brighten(picture, training=True), picture)
+
+
 @needs_jax
 def test_jax_gives_the_same_features(tmp_path, random):
     """The same network gives the same on JAX, within float32 rounding."""

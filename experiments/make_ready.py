@@ -7,6 +7,7 @@ left out. The scores in metrics.json are those of the rounded network, on the va
 """
 
 import argparse
+import itertools
 import shutil
 import sys
 from pathlib import Path
@@ -48,11 +49,11 @@ def round_weights(source, target):
 def portable(settings):
     """Return a run's settings without the folders of this machine."""
     settings = settings | OF_THIS_MACHINE
-    lines = []
-    for words in settings["command_lines"]:
-        flags = {f"--{name.replace('_', '-')}": value for name, value in OF_THIS_MACHINE.items()}
-        shown = [flags.get(before, word) for before, word in zip(["", *words], words)]
-        lines.append([Path(shown[0]).name, *shown[1:]])
+    flags = {f"--{name.replace('_', '-')}": value for name, value in OF_THIS_MACHINE.items()}
+    lines = [
+        [flags.get(before, word) for before, word in itertools.pairwise(["", *words])]
+        for words in settings["command_lines"]
+    ]
     return settings | {"command_lines": lines}
 
 

@@ -60,11 +60,11 @@ def narrow_weights(channels=4, head_channels=8):
     return weights
 
 
-def set_small_scores(network, random):
+def set_small_scores(network, random, deviation=1.0):
     """Give every score layer weights that matter, so that tests see through the network."""
     for name in ("score_fc7", "score_pool4", "score_pool3"):
         layer = network.get_layer(name)
-        layer.set_weights([random.normal(size=w.shape) for w in layer.get_weights()])
+        layer.set_weights([random.normal(0, deviation, w.shape) for w in layer.get_weights()])
 
 
 def words(*arguments):

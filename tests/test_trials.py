@@ -51,6 +51,8 @@ def what_comes_of(recipe, weights):
         "head": network.get_layer("fc7").filters,
         "boundary": float(keras.ops.max(boundary)),
         "moved": moved_by(recipe),
+        "varied": recipe.varied_share,
+        "brightened": network.get_layer("brighten").gamma[0],
     }
 
 
@@ -63,6 +65,8 @@ UNCHANGED = {
     "dropout": {f"{name}_dropout": rate for name, rate in DROPOUT.items()},
     "head": 512,
     "boundary": 5.0,
+    "varied": 0.5,
+    "brightened": 0.25,
 }
 CHANGED = {
     "unchanged": {},
@@ -76,6 +80,9 @@ CHANGED = {
         "dropout": {f"{name}_dropout": rate for name, rate in (DROPOUT | NO_POOLS).items()}
     },
     "no-boundaries": {"boundary": 1.0},
+    "light-left": {"varied": 0.0},
+    "light-always-varied": {"varied": 1.0},
+    "dark-left-dark": {"brightened": 1.0},
 }
 
 

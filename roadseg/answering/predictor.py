@@ -1,5 +1,6 @@
 """Predict probabilities of pictures: whole, in tiles, at three sizes, with read-ahead."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -36,15 +37,15 @@ class Predictor:
     def __call__(self, pictures):
         return self._compute(self.model, pictures)
 
-    def in_tiles(self):
+    def in_tiles(self, **sizes):
         """Return a function like this that answers large pictures by `in_tiles`.
 
-        A picture is brightened as a whole, before it is cut.
+        sizes: of `in_tiles`. A picture is brightened as a whole, before it is cut.
         """
         brightened = self.model.get_layer("brighten").output
         brighten = keras.Model(self.model.input, brightened)
         answer = keras.Model(brightened, self.model.output)
-        tiled = in_tiles(lambda pictures: self._compute(answer, pictures))
+        tiled = in_tiles(functools.partial(self._compute, answer), **sizes)
         return lambda pictures: tiled(self._compute(brighten, pictures))
 
     def _compute(self, model, pictures):

@@ -11,6 +11,8 @@ import export
 from main import keras
 from roadseg.answering import exporting
 from roadseg.answering.exporting import FORMATS, Resample
+from roadseg.answering.predictor import nearest_shape
+from roadseg.data.datasets import DATASETS
 from roadseg.data.pictures import resample
 from tests.small import KITTI, error_line, run_export, run_predict
 
@@ -47,6 +49,14 @@ def test_resampling_is_the_same_outside_and_inside_of_a_network(given, wanted, r
     reference = np.zeros((1, *wanted, 1), np.uint8)
     for layer in (Resample(wanted), lambda x: Resample()(x, reference)):
         np.testing.assert_allclose(layer(array[None])[0], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("given", [(30, 80), (50, 40), (24, 33), (1, 9), (160, 150)], ids=str)
+def test_an_exported_network_chooses_among_shapes_as_predict_does(given, random):
+    shapes = [(32, 128), (96, 64), (64, 96)]
+    array = random.integers(0, 256, (*given, 3), dtype=np.uint8)
+    expected = resample(array, nearest_shape(shapes)(given))
+    np.testing.assert_allclose(Resample(shapes)(array[None])[0], expected, atol=1e-3)
 
 
 def needs_packages(form):
@@ -121,7 +131,8 @@ def test_a_network_that_answers_differently_is_not_written(trained, tmp_path, ca
     assert not list(tmp_path.iterdir())
 
 
-def test_an_export_without_testing_pictures_is_checked_on_labelled_ones(drawn):
+def test_an_export_without_testing_pictures_is_checked_on_labelled_ones(drawn, monkeypatch):
     row = dataclasses.replace(KITTI, find=lambda root: (KITTI.find(root)[0], []))
-    found = export.pictures_to_check(row, {"data_dir": str(drawn)})
+    monkeypatch.setitem(DATASETS, "kitti", row)
+    found = export.pictures_to_check({"dataset": "kitti", "data_dir": str(drawn)})
     assert [picture.shape for picture in found] == [(96, 320, 3)] * export.PICTURES

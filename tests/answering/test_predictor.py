@@ -8,16 +8,14 @@ import scipy.special
 import helper
 import main
 from main import keras
-from roadseg.answering.predictor import in_tiles, Predictor
+from roadseg.answering.predictor import Predictor, in_tiles, nearest_shape
 from roadseg.scoring.evaluation import score_pictures
 from tests.small import NARROW_BLOCKS, SMALL_RECIPE, set_small_scores, small_network, small_vgg
 
 
 def test_the_predictor_applies_the_calibration(random):
     network = small_network()
-    for name in ("score_fc7", "score_pool4", "score_pool3"):
-        layer = network.get_layer(name)
-        layer.set_weights([random.normal(0, 0.01, size=w.shape) for w in layer.get_weights()])
+    set_small_scores(network, random, 0.01)
     picture = random.integers(0, 256, (1, 32, 64, 3), dtype=np.uint8)
     plain, fitted = (Predictor(network, fit)(picture) for fit in ((1, 0), (0.4, 0.7)))
     odds = scipy.special.logit(plain[..., 1].astype(np.float64))
@@ -67,3 +65,24 @@ def test_tiles_change_no_answer(random):
             assert np.abs(near - expected).max() > 1e-4 * spread
     assert all(n * height * width <= 704**2 for n, height, width in sizes)
     assert all(max(height, width) <= 704 for _, height, width in sizes)
+
+
+def test_a_dark_picture_is_brightened_as_a_whole_before_it_is_cut(random):
+    keras.utils.set_random_seed(0)
+    network = main.layers(small_vgg(blocks=NARROW_BLOCKS), 2, SMALL_RECIPE)
+    set_small_scores(network, random, 0.01)
+    dark = random.uniform(0, 60, (1, 96, 1300, 3)).astype(np.float32)
+    dark[:, :, 900:] *= 4  # a tile of its own would be brightened less
+    whole = Predictor(network)
+    found, expected = whole.in_tiles(tile=704)(dark), whole(dark)
+    assert np.abs(found - expected).max() < 1e-4
+    assert np.abs(in_tiles(whole, tile=704)(dark) - expected).max() > 1e-2
+
+
+def test_a_picture_gets_the_trained_shape_of_its_proportions():
+    choose_shape = nearest_shape([(160, 544), (256, 352)])
+    assert choose_shape((375, 1242)) == [160, 544]
+    assert choose_shape((480, 640)) == choose_shape((640, 480)) == [256, 352]
+    # 1920x1080 is 1.78 wide: 1.29 times 256x352's 1.375, and 1/1.91 of 160x544's 3.4.
+    assert choose_shape((1080, 1920)) == [256, 352]
+    assert nearest_shape((96, 320))((5, 5)) == [96, 320]

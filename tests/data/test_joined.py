@@ -1,5 +1,6 @@
 """Several data sets are joined: shared classes, own shapes, own splits, a score for each."""
 
+import itertools
 import json
 
 import numpy as np
@@ -54,14 +55,12 @@ def test_the_shared_classes_and_other(three):
 
 def test_each_is_split_as_by_itself(three):
     _, training, validation, testing = joined(three)
-    for name, part in (("kitti", training), ("camvid", validation), ("folder:own", validation)):
+    for name in ("kitti", "camvid", "folder:own"):
         alone, root = datasets.locate(name, three)
-        split = dict(zip(("training", "validation"), alone.split(alone.find(root)[0], 0)))
-        expected = {
-            sample.picture for sample in split["training" if part is training else "validation"]
-        }
-        short = name.split(":")[-1]
-        assert {sample.picture for sample in part if sample.data_set == short} == expected
+        split = alone.split(alone.find(root)[0], 0)
+        for part, expected in zip((training, validation), split, strict=True):
+            found = [sample for sample in part if sample.data_set == name.split(":")[-1]]
+            assert [s.picture for s in found] == [s.picture for s in expected]
     assert [sample.name.split("/")[0] for sample in testing] == ["kitti"] * 3
 
 
@@ -73,14 +72,15 @@ def test_pictures_of_a_batch_have_one_shape_each_in_its_own_proportions(three):
     batches = list(get_batches_fn(2))
     assert len(batches) == get_batches_fn.count(2) == 12 // 2 + 4 // 2 + 5 // 2 + 1
     names = [get_batches_fn.names(2, 0, number) for number in range(len(batches))]
-    assert sorted(sum(names, [])) == sorted(sample.name for sample in training)
+    assert sorted(itertools.chain(*names)) == sorted(sample.name for sample in training)
     for (pictures, labels), batch in zip(batches, names, strict=True):
         assert len({name.split("/")[0] for name in batch}) == 1
         assert pictures.shape[1:3] == labels.shape[1:] == row.shapes[batch[0].split("/")[0]]
     order = [batch[0].split("/")[0] for batch in names]
     assert order != sorted(order, key=order.index)  # mixed, not one set after the other
-    rest = [names for names in map(lambda i: get_batches_fn.names(2, 0, i), range(3, len(batches)))]
-    assert len(list(get_batches_fn(2, 0, first=3))) == len(rest)
+    rest = list(get_batches_fn(2, 0, first=3))
+    for (seen, _), (expected, _) in zip(rest, batches[3:], strict=True):
+        np.testing.assert_array_equal(seen, expected)
 
 
 def test_a_run_on_several_is_scored_for_each_and_resumes(three, narrow_vgg, tmp_path, capsys):
