@@ -4,9 +4,10 @@ import io
 
 import numpy as np
 import pytest
+import scipy.ndimage
 from PIL import Image
 
-from roadseg.answering.painting import choose_classes, encode_png, paint_classes
+from roadseg.answering.painting import choose_classes, encode_png, paint_classes, shrink
 
 
 def test_the_most_likely_class_is_chosen_and_of_equal_ones_the_last(random):
@@ -28,6 +29,13 @@ def test_painting_tints_classes_and_draws_their_contours():
     expected[2:, 2:7] = 0, 200, 255
     expected[3:, 3:6] = 60, 140, 162
     np.testing.assert_array_equal(painted, expected)
+
+
+@pytest.mark.parametrize("reach", [1, 3, 50])
+def test_shrinking_is_the_minimum_of_each_window(reach, random):
+    place = random.random((30, 41)) > 0.02
+    expected = scipy.ndimage.minimum_filter(place, 2 * reach + 1)
+    np.testing.assert_array_equal(shrink(place, reach), expected)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 5), (40, 33, 3)], ids=str)
