@@ -22,7 +22,7 @@ import numpy as np
 
 import helper
 from roadseg import terminal
-from roadseg.answering.predictor import Predictor
+from roadseg.answering.network import Predictor
 from roadseg.command_line import HelpFormatter, at_least, exit_status, positive_rate
 from roadseg.data import vgg_weights
 from roadseg.data.augmentation import VGG_MEAN_RGB

@@ -26,12 +26,12 @@ from pathlib import Path
 
 import numpy as np
 
-from main import load_run
 from roadseg import terminal
-from roadseg.answering import predictor
+from roadseg.answering import predictor, runtimes
 from roadseg.answering.painting import choose_classes, paint_classes, to_confidence
 from roadseg.answering.sources import find_sources, plan_targets
 from roadseg.command_line import HelpFormatter, add_run, add_thorough, exit_status, positive_rate
+from roadseg.data.datasets import row_of
 from roadseg.data.pictures import WORKERS, map_ahead
 from roadseg.errors import FaultyPicturesError, UserError
 from roadseg.files import written_whole
@@ -87,14 +87,17 @@ def parse_arguments(arguments=None):
 
 
 class RoadFinder:
-    """A trained run that answers pictures, by itself or for the command line."""
+    """A trained run, or an exported one, that answers pictures, here or on the command line."""
 
-    def __init__(self, folder, scale=None, thorough=False):
-        """folder: of the run; scale, thorough: as on the command line."""
-        predict, self.data_set, settings = load_run(folder)
-        predict = predict.in_tiles()
-        self.predict = predictor.thoroughly(predict) if thorough else predict
-        self.scale, self.trained_shape = scale, predictor.nearest_shape(settings["image_shapes"])
+    def __init__(self, path, scale=None, thorough=False):
+        """path: of a run's folder or an exported file; scale, thorough: as on the command line."""
+        open_network = open_file if runtimes.is_exported(path) else open_run
+        self.predict, self.data_set, trained_shapes = open_network(path)
+        if trained_shapes is None and (scale or thorough):
+            raise UserError(f"{path}: has its size inside; --scale and --thorough need a run")
+        if thorough:
+            self.predict = predictor.thoroughly(self.predict)
+        self.scale, self.trained_shape = scale, predictor.nearest_shape(trained_shapes)
         self.classes = self.data_set.classes
 
     def __call__(self, picture):
@@ -119,12 +122,37 @@ class RoadFinder:
         return self.trained_shape(shape)
 
 
+def open_run(folder):
+    """Open a run. Returns (predict function, row of its data set, shapes in training)."""
+    from main import load_run  # brings Keras, which an exported network does without
+
+    predict, data_set, settings = load_run(folder)
+    return predict.in_tiles(), data_set, settings["image_shapes"]
+
+
+def open_file(path):
+    """Open an exported network. Returns the same as `open_run`; it resizes by itself: None."""
+    answer, description = runtimes.open_exported(path)
+
+    def predict(pictures):
+        return answer(pictures.astype(np.uint8))
+
+    return predictor.in_parts(predict), row_of(description), None
+
+
 def load(run=None):
     """Load a network to call from Python: see `RoadFinder`.
 
-    run: a run's folder, or its name in runs/; None: the ready network.
+    run: a run's folder, its name in runs/, or an exported file; None: the ready network.
     """
-    return RoadFinder(run_folder.find_run(run))
+    return RoadFinder(find_network(run))
+
+
+def find_network(name):
+    """Return the path of an exported file, or of a run's folder as `run_folder.find_run` does."""
+    if name is not None and runtimes.is_exported(Path(name)):
+        return Path(name)
+    return run_folder.find_run(name)
 
 
 def check_picture(picture):
@@ -143,7 +171,7 @@ def predict_sources(arguments, stopping):
     Raises FaultyPicturesError at the end if an input can't be read.
     """
     refuse_runs(arguments.paths)
-    folder = run_folder.find_run(arguments.run)
+    folder = find_network(arguments.run)
     (sources, others), faults = find_sources(arguments.paths), []
     output = arguments.output or run_folder.output_folder(folder) / "predictions"
     targets = plan_targets(sources, output, {kind: KINDS[kind].lossless for kind in arguments.save})

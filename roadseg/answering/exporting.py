@@ -1,6 +1,5 @@
-"""Export formats of a trained network, their runtimes, and the check against the run."""
+"""Export formats of a trained network, and the check against the run."""
 
-import importlib.util
 import os
 import shutil
 import time
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from roadseg.answering.predictor import with_probabilities
+from roadseg.answering import runtimes
+from roadseg.answering.network import with_probabilities
 from roadseg.engine import keras
 from roadseg.errors import UserError, WrongAnswerError
 
@@ -25,32 +25,9 @@ def open_saved_model(path):
     return lambda pictures: model.serve({"picture": pictures})["probabilities"].numpy()
 
 
-def open_onnx(path):
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda pictures: session.run(["probabilities"], {"picture": pictures})[0]
-
-
-def open_litert(path):
-    from ai_edge_litert.interpreter import Interpreter
-
-    run = Interpreter(str(path), num_threads=os.cpu_count()).get_signature_runner()
-    return lambda pictures: run(picture=pictures)["probabilities"]
-
-
-def open_openvino(path):
-    import openvino
-
-    # The default is bfloat16 on some CPUs.
-    exact = {"INFERENCE_PRECISION_HINT": "f32"}
-    model = openvino.Core().compile_model(path, "CPU", exact)
-    return lambda pictures: model({"picture": pictures})["probabilities"]
-
-
 @dataclass(frozen=True)
 class Format:
-    """One format: its name in Keras, its file, the packages it needs, and its runtime."""
+    """One format: its name in Keras, its file, what writing it needs, and its runtime."""
 
     keras_name: str
     file_name: Path  # default; its suffix is required
@@ -58,11 +35,17 @@ class Format:
     open: Callable
 
 
+def _format(keras_name, file_name, *modules):
+    """Return a Format that a runtime without TensorFlow opens."""
+    runtime = runtimes.RUNTIMES[Path(file_name).suffix]
+    return Format(keras_name, Path(file_name), (*modules, runtime.module), runtime.open)
+
+
 FORMATS = {
     "saved_model": Format("tf_saved_model", Path("saved_model"), (), open_saved_model),
-    "onnx": Format("onnx", Path("model.onnx"), ("tf2onnx", "onnxruntime"), open_onnx),
-    "litert": Format("litert", Path("model.tflite"), ("ai_edge_litert",), open_litert),
-    "openvino": Format("openvino", Path("model.xml"), ("openvino",), open_openvino),
+    "onnx": _format("onnx", "model.onnx", "tf2onnx"),
+    "litert": _format("litert", "model.tflite"),
+    "openvino": _format("openvino", "model.xml"),
 }
 
 
@@ -143,41 +126,37 @@ def refuse_what_cannot_be_written(form, output):
         raise UserError(f"{output}: is a folder that holds something else; give another --output")
     if output.is_file() and not suffix:
         raise UserError(f"{output}: is a file; this format is a folder: give another --output")
-    absent = [module for module in form.modules if not importlib.util.find_spec(module)]
-    if missing := [module.replace("_", "-") for module in absent]:
-        raise UserError(
-            f"this format needs {' and '.join(missing)}: pip install -r requirements-export.txt, "
-            f"or pip install {' '.join(missing)}"
-        )
+    runtimes.refuse_missing(form.modules, "requirements-export.txt")
 
 
 def compare(answer, expected, pictures):
     """Compare an exported network with the run, on single pictures and on a batch of two.
 
     answer, expected: functions uint8 [N, H, W, 3] -> float32 [N, H, W, classes]; pictures: uint8
-    [H, W, 3]. Returns a line with the largest difference and both throughputs. Raises
-    WrongAnswerError if the difference exceeds LARGEST_DIFFERENCE.
+    [H, W, 3]. Returns a line with the largest difference. Raises WrongAnswerError if it exceeds
+    LARGEST_DIFFERENCE.
     """
-    batches = [picture[None] for picture in pictures]
-    several = [np.repeat(batches[0], 2, axis=0)]
-    largest = max(np.abs(answer(batch) - expected(batch)).max() for batch in batches + several)
+    batches = [*(picture[None] for picture in pictures), np.repeat(pictures[0][None], 2, axis=0)]
+    largest = max(np.abs(answer(batch) - expected(batch)).max() for batch in batches)
     if not largest <= LARGEST_DIFFERENCE:
         raise WrongAnswerError(
             f"the exported network's probabilities differ by {largest:.1e} from the run's, more "
             f"than {LARGEST_DIFFERENCE}; nothing was written"
         )
+    return f"checked on {len(pictures)} pictures: largest difference {largest:.1e}"
+
+
+def throughput(answer, expected, pictures):
+    """Return a line with the pictures a second of two functions of `compare`, asked in turn."""
     seconds = dict.fromkeys((answer, expected), 0.0)
     for _ in range(ROUNDS):
         for function in seconds:
             started = time.perf_counter()
-            for batch in batches:
-                function(batch)
+            for picture in pictures:
+                function(picture[None])
             seconds[function] += time.perf_counter() - started
-    theirs, ours = (ROUNDS * len(batches) / spent for spent in seconds.values())
-    return (
-        f"checked on {len(batches)} pictures: largest difference {largest:.1e}; "
-        f"{theirs:.2f} pictures a second one by one, {ours:.2f} in Keras"
-    )
+    theirs, ours = (ROUNDS * len(pictures) / spent for spent in seconds.values())
+    return f"{theirs:.2f} pictures a second one by one, {ours:.2f} in Keras"
 
 
 def publish(source, target):

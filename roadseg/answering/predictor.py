@@ -1,57 +1,16 @@
-"""Predict probabilities of pictures: whole, in tiles, at three sizes, with read-ahead."""
+"""Predict probabilities of pictures: whole, in tiles, at three sizes, with read-ahead.
 
-import functools
+No Keras here: an exported network is asked in the same way.
+"""
+
 import itertools
 
 import numpy as np
 
-from roadseg import devices
 from roadseg.data.pictures import CELL, WORKERS, map_ahead, read_image, resample, resize
-from roadseg.engine import keras
 
 PREDICTION_BATCH = 4  # pictures on each device
 OTHER_SCALES = (0.85, 1.15)  # of the requested size
-
-
-def with_probabilities(network, calibration=(1.0, 0.0)):
-    """Append calibration and softmax to a network.
-
-    network: of `main.layers`; calibration: (slope, offset) of `fit_calibration`, for two classes.
-    Returns a model: pictures [N, H, W, 3] -> class probabilities float32 [N, H, W, classes].
-    """
-    slope, offset = calibration
-    shift = [0.0] * (network.output.shape[-1] - 1) + [offset]
-    logits = keras.layers.Rescaling(slope, shift, dtype="float32")(network.output)
-    return keras.Model(network.input, keras.layers.Softmax(dtype="float32")(logits))
-
-
-class Predictor:
-    """The function of `with_probabilities`: pictures [N, H, W, 3] -> float32 [N, H, W, classes].
-
-    It uses all devices of this process.
-    """
-
-    def __init__(self, network, calibration=(1.0, 0.0), team=devices.ONE_DEVICE):
-        self.model, self.team = with_probabilities(network, calibration), team
-
-    def __call__(self, pictures):
-        return self._compute(self.model, pictures)
-
-    def in_tiles(self, **sizes):
-        """Return a function like this that answers large pictures by `in_tiles`.
-
-        sizes: of `in_tiles`. A picture is brightened as a whole, before it is cut.
-        """
-        brightened = self.model.get_layer("brighten").output
-        brighten = keras.Model(self.model.input, brightened)
-        answer = keras.Model(brightened, self.model.output)
-        tiled = in_tiles(functools.partial(self._compute, answer), **sizes)
-        return lambda pictures: tiled(self._compute(brighten, pictures))
-
-    def _compute(self, model, pictures):
-        filled = np.take(pictures, devices.fill_up(len(pictures), self.team.own_devices), axis=0)
-        with self.team.own_scope():
-            return model.predict_on_batch(self.team.shard(filled))[: len(pictures)]
 
 
 def scaled_shape(shape, scale):
@@ -66,8 +25,10 @@ def nearest_shape(image_shape):
     """Make a function (height, width) of a picture -> that in the network.
 
     image_shape: (height, width) in training, or a list of several, of which a picture gets the one
-    with the proportions nearest to its own.
+    with the proportions nearest to its own; None: its own.
     """
+    if image_shape is None:
+        return tuple
     shapes = np.reshape(image_shape, (-1, 2)).tolist()
 
     def choose_shape(shape):
@@ -95,11 +56,6 @@ def thoroughly(predict):
     return predict_thoroughly
 
 
-def prediction_batch(team):
-    """Return how many pictures a process of the team predicts at once."""
-    return PREDICTION_BATCH * team.own_devices
-
-
 # Receptive field to one side, pixels: 202 for pool5 and fc6's 7x7, plus 32, 16 and 8 for the three
 # upsamplings, rounded up to a multiple of 32.
 REACH = 288
@@ -123,10 +79,6 @@ def in_tiles(predict, tile=TILE, reach=REACH):
 
     def predict_bounded(pictures):
         count, height, width = pictures.shape[:3]
-        at_once = max(1, tile**2 // (height * width))
-        if count > at_once:
-            parts = np.split(pictures, range(at_once, count, at_once))
-            return np.concatenate([predict_bounded(part) for part in parts])
         answer = None
         for (top, bottom), (first, last) in cut(height):
             for (left, right), (begin, end) in cut(width):
@@ -138,7 +90,19 @@ def in_tiles(predict, tile=TILE, reach=REACH):
                 ]
         return answer
 
-    return predict_bounded
+    return in_parts(predict_bounded, tile)
+
+
+def in_parts(predict, tile=TILE):
+    """Predict as many pictures at once as have the area of a tile, at least one."""
+
+    def predict_parts(pictures):
+        count, height, width = pictures.shape[:3]
+        at_once = max(1, tile**2 // (height * width))
+        parts = np.split(pictures, range(at_once, count, at_once))
+        return np.concatenate([predict(part) for part in parts])
+
+    return predict_parts
 
 
 class Enlarged:

@@ -1,7 +1,7 @@
 """Write the results of a finished training into its run folder."""
 
 from roadseg import terminal
-from roadseg.answering.predictor import Predictor, prediction_batch
+from roadseg.answering.network import Predictor, prediction_batch
 from roadseg.errors import UserError
 from roadseg.files import write_json
 from roadseg.page import gallery, report

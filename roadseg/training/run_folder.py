@@ -88,8 +88,11 @@ def is_ready(folder):
 
 
 def output_folder(folder):
-    """Return where to write what is made with a run: its folder; for READY the current one."""
-    return Path() if is_ready(folder) else folder
+    """Return where to write what is made with a run: its folder.
+
+    For READY, and for a file, it is the current folder.
+    """
+    return Path() if is_ready(folder) or folder.is_file() else folder
 
 
 def earlier_settings(folder):

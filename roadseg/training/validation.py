@@ -1,6 +1,6 @@
 """Validate a network during training."""
 
-from roadseg.answering.predictor import Predictor, prediction_batch
+from roadseg.answering.network import Predictor, prediction_batch
 from roadseg.scoring.evaluation import score_pictures
 
 

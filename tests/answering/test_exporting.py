@@ -1,7 +1,10 @@
 """Exported networks answer as the trained one does."""
 
-import dataclasses
 import importlib.util
+import json
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,12 +12,13 @@ from PIL import Image
 
 import export
 from main import keras
-from roadseg.answering import exporting
+from roadseg.answering import rounding, runtimes
 from roadseg.answering.exporting import FORMATS, Resample
 from roadseg.answering.predictor import nearest_shape
-from roadseg.data.datasets import DATASETS
 from roadseg.data.pictures import resample
-from tests.small import KITTI, error_line, run_export, run_predict
+from roadseg.errors import UserError
+from roadseg.scoring import loss_of_rounding
+from tests.small import HERE, error_line, run_export, run_predict, write_video
 
 
 def triangle_weights(given, wanted):
@@ -65,6 +69,13 @@ def needs_packages(form):
     return pytest.param(form, marks=[skip, pytest.mark.export])
 
 
+needs_export = pytest.mark.export(
+    pytest.mark.skipif(
+        not importlib.util.find_spec("tf2onnx"), reason="needs requirements-export.txt"
+    )
+)
+
+
 @pytest.mark.parametrize("form", [needs_packages(form) for form in FORMATS])
 def test_an_exported_network_answers_as_predict_does(form, trained, random, tmp_path, capsys):
     """Pictures of several sizes, two at once, in the format's own runtime."""
@@ -85,6 +96,83 @@ def test_an_exported_network_answers_as_predict_does(form, trained, random, tmp_
         np.testing.assert_allclose(255 * found[..., 1], expected, atol=0.5 + 255e-4)
         np.testing.assert_allclose(found.sum(axis=-1), 1, atol=1e-5)
     assert len(answers) == 8
+    if output.suffix in runtimes.RUNTIMES:  # and so does `predict.py --run FILE`
+        (tmp_path / "own").mkdir()
+        arguments = ("--output", tmp_path / "own", "--save", "probability", "mask")
+        assert run_predict(output, tmp_path / "[0-9].png", *arguments) == 0
+        for number, found in enumerate(answers):
+            own = np.asarray(Image.open(tmp_path / "own" / f"{number}_probability.png"))
+            np.testing.assert_array_equal(own, np.rint(255 * found[..., 1]))
+            mask = np.asarray(Image.open(tmp_path / "own" / f"{number}_mask.png"))
+            np.testing.assert_array_equal(mask, found[..., 1] >= 0.5)
+
+
+ROUNDED = [pytest.param(*key, marks=needs_packages(key[0]).marks) for key in rounding.ROUND]
+
+
+@pytest.mark.parametrize(("form", "precision"), ROUNDED)
+def test_a_rounded_network_is_smaller_and_its_loss_is_told(
+    form, precision, trained, tmp_path, capsys, monkeypatch
+):
+    if precision == "int8" and form == "openvino":
+        pytest.importorskip("nncf")
+    monkeypatch.setattr(rounding, "LARGE", 100)
+    outputs = {name: tmp_path / name / FORMATS[form].file_name for name in ("float32", precision)}
+    for name, output in outputs.items():
+        words = ("--format", form, "--output", output, "--precision", name, "--accept-loss")
+        assert run_export(trained, *words) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"F1 [\d.]+ instead of [\d.]+ on 3 validation pictures", said)
+    if precision == "float16":  # scales and offsets of int8 outweigh what narrow kernels save
+        sizes = [max(p.stat().st_size for p in path.parent.iterdir()) for path in outputs.values()]
+        assert sizes[1] < sizes[0]
+    picture = np.random.default_rng(0).integers(0, 256, (1, 96, 320, 3), dtype=np.uint8)
+    exact, rounded = (FORMATS[form].open(path)(picture) for path in outputs.values())
+    assert 0 < np.abs(exact - rounded).max() < 0.1
+
+
+@needs_export
+def test_a_rounded_network_that_loses_too_much_is_not_written(
+    trained, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(loss_of_rounding, "LARGEST_LOSS", -101)
+    words = ("--format", "onnx", "--precision", "float16", "--output", tmp_path / "a.onnx")
+    assert run_export(trained, *words) == 1
+    assert "nothing was written; --accept-loss" in error_line(capsys)
+    assert not list(tmp_path.iterdir())
+    assert run_export(trained, *words, "--accept-loss") == 0
+
+
+@needs_export
+def test_an_exported_network_answers_without_keras(trained, tmp_path, frames):
+    """Pictures and a video, with what requirements-predict.txt names alone."""
+    network = tmp_path / "model.onnx"
+    assert run_export(trained, "--format", "onnx", "--output", network) == 0
+    (tmp_path / "in").mkdir()
+    Image.fromarray(frames[0]).save(tmp_path / "in" / "a.png")
+    write_video(tmp_path / "in" / "b.mkv", frames)
+    absent = ("keras", "tensorflow", "scipy", "h5py", "imageio", "jinja2", "pillow_heif")
+    code = f"import sys; sys.modules |= dict.fromkeys({absent}); import predict; predict.main()"
+    words = ("--run", network, tmp_path / "in", "--output", tmp_path / "out", "--save", "mask")
+    subprocess.run([sys.executable, "-c", code, *map(str, words)], check=True, cwd=HERE)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a_mask.png", "b_mask.mkv"}
+
+
+def test_what_predict_needs_are_the_versions_that_are_tested():
+    def pins(name):
+        return set(re.findall(r"^[\w-]+==[\w.]+", (HERE / name).read_text(), re.MULTILINE))
+
+    tested = pins("requirements.txt") | pins("requirements-export.txt")
+    assert len(pins("requirements-predict.txt")) == 5 and pins("requirements-predict.txt") <= tested
+
+
+@needs_export
+def test_a_file_that_is_no_network_gives_one_line(tmp_path, capsys):
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(b"words")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    assert run_predict(path, tmp_path / "a.png", "--output", tmp_path / "out") == 2
+    assert "broken.onnx: cannot be opened by onnxruntime" in error_line(capsys)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +201,7 @@ def test_the_ready_network_is_exported_into_the_current_folder(ready, tmp_path, 
 
 
 def test_a_missing_package_is_named(trained, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(runtimes.importlib.util, "find_spec", lambda name: None)
     assert run_export(trained, "--format", "litert", "--output", tmp_path / "a.tflite") == 2
     assert "pip install ai-edge-litert" in error_line(capsys)
     assert not list(tmp_path.iterdir())
@@ -131,8 +219,13 @@ def test_a_network_that_answers_differently_is_not_written(trained, tmp_path, ca
     assert not list(tmp_path.iterdir())
 
 
-def test_an_export_without_testing_pictures_is_checked_on_labelled_ones(drawn, monkeypatch):
-    row = dataclasses.replace(KITTI, find=lambda root: (KITTI.find(root)[0], []))
-    monkeypatch.setitem(DATASETS, "kitti", row)
-    found = export.pictures_to_check({"dataset": "kitti", "data_dir": str(drawn)})
-    assert [picture.shape for picture in found] == [(96, 320, 3)] * export.PICTURES
+def test_an_export_is_checked_on_the_pictures_of_its_run_or_drawn_ones(trained, tmp_path):
+    settings = json.loads((trained / "settings.json").read_text())
+    samples = export.samples_to_check(settings, is_needed=False)
+    assert [len(part) for part in samples[:2]] == [12, 3]
+    assert [p.shape for p in export.pictures_to_check(samples)] == [(96, 320, 3)] * 3
+    elsewhere = settings | {"data_dir": tmp_path}
+    assert export.samples_to_check(elsewhere, is_needed=False) is None
+    assert len(export.pictures_to_check(None)) == export.PICTURES
+    with pytest.raises(UserError, match="not found"):
+        export.samples_to_check(elsewhere, is_needed=True)

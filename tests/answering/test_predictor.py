@@ -8,7 +8,8 @@ import scipy.special
 import helper
 import main
 from main import keras
-from roadseg.answering.predictor import Predictor, in_tiles, nearest_shape
+from roadseg.answering.network import Predictor
+from roadseg.answering.predictor import in_tiles, nearest_shape
 from roadseg.scoring.evaluation import score_pictures
 from tests.small import NARROW_BLOCKS, SMALL_RECIPE, set_small_scores, small_network, small_vgg
 

@@ -12,7 +12,7 @@ import pytest
 import main
 from main import keras
 from roadseg import engine, stopping
-from roadseg.answering.predictor import Predictor
+from roadseg.answering.network import Predictor
 from roadseg.data.pictures import VOID
 from roadseg.errors import LossError, StopRequest, TrainingError, UserError
 from roadseg.scoring.evaluation import score_pictures

@@ -1,0 +1,55 @@
+"""A network of Keras that answers: calibration and softmax behind it, on all devices."""
+
+import functools
+
+import numpy as np
+
+from roadseg import devices
+from roadseg.answering.predictor import PREDICTION_BATCH, in_tiles
+from roadseg.engine import keras
+
+
+def with_probabilities(network, calibration=(1.0, 0.0)):
+    """Append calibration and softmax to a network.
+
+    network: of `main.layers`; calibration: (slope, offset) of `fit_calibration`, for two classes.
+    Returns a model: pictures [N, H, W, 3] -> class probabilities float32 [N, H, W, classes].
+    """
+    slope, offset = calibration
+    shift = [0.0] * (network.output.shape[-1] - 1) + [offset]
+    logits = keras.layers.Rescaling(slope, shift, dtype="float32")(network.output)
+    return keras.Model(network.input, keras.layers.Softmax(dtype="float32")(logits))
+
+
+class Predictor:
+    """The function of `with_probabilities`: pictures [N, H, W, 3] -> float32 [N, H, W, classes].
+
+    It uses all devices of this process.
+    """
+
+    def __init__(self, network, calibration=(1.0, 0.0), team=devices.ONE_DEVICE):
+        self.model, self.team = with_probabilities(network, calibration), team
+
+    def __call__(self, pictures):
+        return self._compute(self.model, pictures)
+
+    def in_tiles(self, **sizes):
+        """Return a function like this that answers large pictures by `in_tiles`.
+
+        sizes: of `in_tiles`. A picture is brightened as a whole, before it is cut.
+        """
+        brightened = self.model.get_layer("brighten").output
+        brighten = keras.Model(self.model.input, brightened)
+        answer = keras.Model(brightened, self.model.output)
+        tiled = in_tiles(functools.partial(self._compute, answer), **sizes)
+        return lambda pictures: tiled(self._compute(brighten, pictures))
+
+    def _compute(self, model, pictures):
+        filled = np.take(pictures, devices.fill_up(len(pictures), self.team.own_devices), axis=0)
+        with self.team.own_scope():
+            return model.predict_on_batch(self.team.shard(filled))[: len(pictures)]
+
+
+def prediction_batch(team):
+    """Return how many pictures a process of the team predicts at once."""
+    return PREDICTION_BATCH * team.own_devices

@@ -1,0 +1,104 @@
+"""Round the numbers of an exported network to fewer bits, by its framework's own tool.
+
+Resizing and softmax stay in float32: they cost little, and pixels' places need more than 8 bits.
+"""
+
+import contextlib
+import logging
+import os
+
+import numpy as np
+
+from roadseg.answering import runtimes
+from roadseg.errors import UserError
+
+FLOAT32, FLOAT16, INT8 = "float32", "float16", "int8"
+PRECISIONS = (FLOAT32, FLOAT16, INT8)
+LARGE = 4096  # numbers in an array that is worth rounding
+
+
+def openvino_float16(path, pictures):
+    """Store the weights in float16; the runtime computes in float32."""
+    import openvino
+
+    _save_openvino(openvino.Core().read_model(path), path, compress_to_fp16=True)
+
+
+def openvino_int8(path, pictures):
+    """Quantize the convolutions after training, on pictures: uint8 [H, W, 3] each."""
+    with contextlib.redirect_stdout(None):
+        import nncf
+    import openvino
+
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    samples = nncf.Dataset([picture[None] for picture in pictures])
+    resizing = nncf.IgnoredScope(types=["MatMul"], validate=False)
+    model = nncf.quantize(
+        openvino.Core().read_model(path), samples, subset_size=len(pictures), ignored_scope=resizing
+    )
+    _save_openvino(model, path, compress_to_fp16=False)
+
+
+def _save_openvino(model, path, **options):
+    """Save a model in place of the one that it was read from, whose .bin is still mapped."""
+    import openvino
+
+    temporary = path.with_name(f"rounded_{path.name}")
+    openvino.save_model(model, temporary, **options)
+    for suffix in (".xml", ".bin"):
+        os.replace(temporary.with_suffix(suffix), path.with_suffix(suffix))
+
+
+def onnx_float16(path, pictures):
+    """Store large weights in float16, each behind a cast back to float32."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load(path)
+    casts = []
+    for stored in model.graph.initializer:
+        array = numpy_helper.to_array(stored)
+        if array.dtype == np.float32 and array.size >= LARGE:
+            name, rounded = stored.name, f"{stored.name}_float16"
+            stored.CopyFrom(numpy_helper.from_array(array.astype(np.float16), rounded))
+            casts.append(helper.make_node("Cast", [rounded], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, path)
+
+
+def onnx_int8(path, pictures):
+    """Quantize the convolutions after training, on pictures: uint8 [H, W, 3] each."""
+    from onnxruntime import quantization
+
+    class Reader(quantization.CalibrationDataReader):
+        batches = iter([{"picture": picture[None]} for picture in pictures])
+
+        def get_next(self):
+            return next(self.batches, None)
+
+    logging.getLogger().setLevel(logging.ERROR)  # it recommends a step that changes nothing here
+    quantization.quantize_static(
+        str(path), str(path), Reader(), op_types_to_quantize=["Conv", "MaxPool"], per_channel=True
+    )
+
+
+# (Format, precision) -> function (path, pictures) that changes the file in place.
+ROUND = {
+    ("openvino", FLOAT16): openvino_float16,
+    ("openvino", INT8): openvino_int8,
+    ("onnx", FLOAT16): onnx_float16,
+    ("onnx", INT8): onnx_int8,
+}
+MODULES = {("openvino", INT8): ("nncf",)}  # beside those of the format
+
+
+def refuse_what_cannot_be_rounded(form, precision):
+    """Raise UserError where a format, by its name, can't be written in a precision here."""
+    if precision == FLOAT32:
+        return
+    if (form, precision) not in ROUND:
+        known = " and ".join(sorted({name for name, _ in ROUND}))
+        raise UserError(f"--precision {precision}: {form} has float32 alone; {known} have it")
+    runtimes.refuse_missing(MODULES.get((form, precision), ()), "requirements-export.txt")
