@@ -6,9 +6,17 @@ from roadseg.data.calibration_files import read_calibrations
 from roadseg.data.pictures import read_label
 from roadseg.files import write_json
 from roadseg.scoring.calibration import fit_calibration
+from roadseg.scoring.metrics import CLASS_SCORES
 from roadseg.scoring.tally import Tally
 
 FAULTS_SHOWN = 5  # lines of a warning
+VIEW_SCORES = ("MaxF", "AP", "PRE", "REC", "IoU")
+# Part of metrics.json -> its title and columns.
+VIEWS = {
+    "perspective": ("in the picture", VIEW_SCORES),
+    "birds_eye": ("seen from above", VIEW_SCORES),
+}
+CLASSES = {"per_class": ("each class", CLASS_SCORES)}
 
 
 def score_pictures(
@@ -82,19 +90,15 @@ def score_table(result):
         f"Scores on the {result['pictures']} pictures of the {result['split']} part, in percent",
         f"({result['labels']})",
     ]
-    columns = ("MaxF", "AP", "PRE", "REC", "IoU")
-    for view, title in (("perspective", "in the picture"), ("birds_eye", "seen from above")):
-        if view in result:
-            lines.append(f"{title:32}" + "".join(f"{column:>8}" for column in columns))
-        for name, scores in result.get(view, {}).items():
-            name = f"{name} ({scores['pictures']})"
-            lines.append(f"{name:32}" + "".join(f"{scores[column]:8.2f}" for column in columns))
-    if "perspective" not in result:
-        lines.append(f"{'each class':32}{'IoU':>8}")
-        for name, iou in result["classes"].items():
-            lines.append(f"{name:32}" + (f"{'none':>8}" if iou is None else f"{iou:8.2f}"))
+    for part, (title, columns) in (VIEWS if "perspective" in result else CLASSES).items():
+        if part in result:
+            lines.append(f"{title:32}" + "".join(f"{column:>10}" for column in columns))
+        for name, scores in result.get(part, {}).items():
+            name += f" ({scores['pictures']})" if "pictures" in scores else ""
+            cells = ("none" if scores[key] is None else f"{scores[key]:.2f}" for key in columns)
+            lines.append(f"{name:32}" + "".join(f"{cell:>10}" for cell in cells))
     for rule, max_f in result.get("simple_rules", {}).items():
-        lines.append(f"{'rule: ' + rule:32}{max_f:8.2f}")
+        lines.append(f"{'rule: ' + rule:32}{max_f:10.2f}")
     if "calibration" in result:
         scores = result["calibration"]
         lines.append(

@@ -9,6 +9,7 @@ from roadseg.data.pictures import VOID
 
 ROAD = 1  # class index of road where there are two classes
 CONFIDENCES = 256  # KITTI scores 8-bit confidences
+CLASS_SCORES = ("IoU", "precision", "recall", "share")
 
 
 def confusion_matrix(label, prediction, classes):
@@ -28,25 +29,61 @@ def count_pairs(label, values, shape):
 
 
 def class_scores(confusion, names):
-    """Compute accuracy and intersection over union from a confusion matrix.
+    """Compute the scores of a confusion matrix and of each of its classes.
 
     confusion: int64 [C, C], of `confusion_matrix`; names: the C class names.
-    Returns {"accuracy", "mean_iou", "classes": {name: iou}}, percentages 0..100. A class that is
-    in neither label nor prediction has iou None and is not in the mean. Without any valid pixel
-    accuracy and mean are 0.
+    Returns {"accuracy", "mean_iou", "classes": {name: IoU}, "per_class": {name: {"IoU",
+    "precision", "recall", "share"}}, "confusion": lists of pixels}, percentages 0..100; share: of
+    the ground truth's pixels. A score of no pixels is None, and in no mean. Without any valid
+    pixel accuracy and mean are 0.
     """
-    hits = np.diag(confusion)
-    unions = confusion.sum(axis=0) + confusion.sum(axis=1) - hits
-    ious = {
-        name: 100.0 * hit / union if union else None
-        for name, hit, union in zip(names, hits.tolist(), unions.tolist(), strict=True)
+    counts = (np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0))
+    hits, truths, answers = (each.tolist() for each in counts)
+    per_class = {
+        name: {
+            "IoU": _percent(hit, truth + answer - hit),
+            "precision": _percent(hit, answer),
+            "recall": _percent(hit, truth),
+            "share": _percent(truth, sum(truths)),
+        }
+        for name, hit, truth, answer in zip(names, hits, truths, answers, strict=True)
     }
+    ious = {name: scores["IoU"] for name, scores in per_class.items()}
     present = [iou for iou in ious.values() if iou is not None]
     return {
-        "accuracy": 100.0 * int(hits.sum()) / max(int(confusion.sum()), 1),
+        "accuracy": _percent(sum(hits), sum(truths)) or 0.0,
         "mean_iou": sum(present) / max(len(present), 1),
         "classes": ious,
+        "per_class": per_class,
+        "confusion": confusion.tolist(),
     }
+
+
+def _percent(part, whole):
+    return 100.0 * part / whole if whole else None
+
+
+def row_shares(confusion):
+    """Return how each class is answered, in percent of its pixels: float64 [C, C].
+
+    confusion: pixels [C, C]; rows: ground truth. A row sums to 100, or to 0 without pixels.
+    """
+    confusion = np.asarray(confusion)
+    return 100.0 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+
+
+def largest_confusions(confusion, names, number=5):
+    """Return the wrong answers with the largest share of their row, if that rounds to 1 % or more.
+
+    confusion: pixels [C, C]. Returns [(percent, true class, answered class)], the largest first.
+    """
+    found = [
+        (share, truth, answer)
+        for truth, shares in zip(names, row_shares(confusion).tolist(), strict=True)
+        for answer, share in zip(names, shares, strict=True)
+        if answer != truth and share >= 0.5
+    ]
+    return sorted(found, key=lambda each: -each[0])[:number]
 
 
 def confidence_counts(label, confidence):

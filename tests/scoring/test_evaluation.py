@@ -32,7 +32,7 @@ def test_the_terminal_shows_every_class_where_there_are_many():
     tally.add(np.array([[0, 1, 0, VOID]], np.uint8), probabilities, "city")
     result = tally.scores() | {"split": "validation", "labels": "drawn"}
     lines = [line.split() for line in score_table(result).splitlines()]
-    assert ["sky", "50.00"] in lines  # 1 of 2 found, none invented
-    assert ["road", "50.00"] in lines  # 1 found, 1 invented
-    assert ["pole", "none"] in lines  # neither there nor found
+    assert ["sky", "50.00", "100.00", "50.00", "66.67"] in lines  # 1 of 2 found, none invented
+    assert ["road", "50.00", "50.00", "100.00", "33.33"] in lines  # 1 found, 1 invented
+    assert ["pole", "none", "none", "none", "0.00"] in lines  # neither there nor found
     assert lines[-1] == ["accuracy", "66.67,", "mean", "IoU", "50.00"]

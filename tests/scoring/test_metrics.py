@@ -52,9 +52,35 @@ def test_confusion_and_iou_equal_brute_force(random):
         expected = 100 * (truth & called).sum() / (truth | called).sum()
         assert scores["classes"][name] == pytest.approx(expected)
     assert scores["classes"]["d"] is None
+    assert list(scores["per_class"]["d"].values()) == [None, None, None, 0]
     valid = label != VOID
     assert scores["accuracy"] == pytest.approx(100 * np.mean((label == prediction)[valid]))
     assert scores["mean_iou"] == pytest.approx(np.mean([scores["classes"][n] for n in "abc"]))
+
+
+def test_class_scores_by_hand():
+    """Of 100 building, 100 pole and 50 sky pixels."""
+    confusion = np.array([[80, 0, 20], [31, 60, 9], [0, 0, 50]])
+    scores = metrics.class_scores(confusion, ("building", "pole", "sky"))
+    expected = {
+        "building": [8000 / 131, 8000 / 111, 80, 40],
+        "pole": [60, 100, 60, 40],
+        "sky": [5000 / 79, 5000 / 79, 100, 20],
+    }
+    for name, values in expected.items():
+        by_name = dict(zip(metrics.CLASS_SCORES, values, strict=True))
+        assert scores["per_class"][name] == pytest.approx(by_name)
+    assert scores["accuracy"] == pytest.approx(76) and scores["confusion"] == confusion.tolist()
+
+
+def test_confusions_are_shares_of_the_ground_truth():
+    """Seldom answers count as nothing, classes without pixels have no confusion."""
+    confusion = [[792, 0, 8, 0], [62, 120, 18, 0], [1, 0, 499, 0], [0, 0, 0, 0]]
+    expected = [[99, 0, 1, 0], [31, 60, 9, 0], [0.2, 0, 99.8, 0], [0, 0, 0, 0]]
+    np.testing.assert_allclose(metrics.row_shares(confusion), expected)
+    largest = [(31, "b", "a"), (9, "b", "c"), (1, "a", "c")]
+    assert metrics.largest_confusions(confusion, "abcd") == largest
+    assert metrics.largest_confusions(confusion, "abcd", 1) == largest[:1]
 
 
 def test_tally_sums_over_pictures_before_it_scores(random):
