@@ -7,10 +7,20 @@ from pathlib import Path
 from roadseg.data.datasets import row_of
 from roadseg.errors import UserError
 from roadseg.files import read_json, write_text
-from roadseg.page.charts import VIEWS, draw_charts
+from roadseg.page.charts import charts_by_epoch, charts_of_road
+from roadseg.scoring.metrics import CLASS_SCORES
 from roadseg.training import run_folder
 
-COLUMNS = ("MaxF", "AP", "PRE", "REC", "FPR", "FNR", "IoU")
+# Part of metrics.json -> its table's title and columns.
+VIEW_COLUMNS = ("MaxF", "AP", "PRE", "REC", "FPR", "FNR", "IoU", "pictures")
+TABLES = {
+    "perspective": ("In the picture", VIEW_COLUMNS),
+    "birds_eye": ("Seen from above, as KITTI ranks", VIEW_COLUMNS),
+    "per_class": (
+        "Each class (answer: the most probable; share: of the ground truth's pixels)",
+        CLASS_SCORES,
+    ),
+}
 LAYERS = ("picture", "probability", "mask")
 WORST_TEXTS = {"errors": "road missed red, invented blue", "above": "the same from above"}
 
@@ -32,7 +42,7 @@ def write(folder):
         is_finished=bool(metrics),
         cards=_cards(metrics, rows),
         tables=_tables(metrics),
-        charts=draw_charts(metrics, shown, rows),
+        charts=_charts(metrics, shown, rows),
         score_name="F1" if "precision" in shown else "accuracy",
         worst=_worst(folder, shown),
         gallery=_gallery(folder, shown),
@@ -73,23 +83,20 @@ def _cards(metrics, rows):
 
 
 def _tables(metrics):
-    """Return tables: [(caption, names of columns, [(name of the row, cells)])].
+    """Return tables: [(caption, names of columns, {name of the row: {column: score}})]."""
+    return [
+        (f"{title}, percent", columns, metrics[part])
+        for part, (title, columns) in TABLES.items()
+        if part in metrics
+    ]
 
-    One a view with a row a category, else one with a row a class.
-    """
-    tables = []
-    for view, title in VIEWS.items():
-        rows = [
-            (name, [*(f"{scores[column]:.2f}" for column in COLUMNS), scores["pictures"]])
-            for name, scores in metrics.get(view, {}).items()
-        ]
-        if rows:
-            tables.append((f"{title}, percent", ["", *COLUMNS, "pictures"], rows))
-    if metrics and not tables:
-        ious = metrics["classes"].items()
-        rows = [(name, ["absent" if iou is None else f"{iou:.2f}"]) for name, iou in ious]
-        tables.append(("Intersection over union, percent", ["class", "IoU"], rows))
-    return tables
+
+def _charts(metrics, shown, rows):
+    """Return the charts for which there are data."""
+    charts = charts_by_epoch(rows) if rows else []
+    if "precision" in shown:
+        charts += charts_of_road(shown, metrics["perspective"]["all"])
+    return charts
 
 
 def _jpegs(folder, name, texts):

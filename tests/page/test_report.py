@@ -55,6 +55,8 @@ def test_the_report_stands_alone_and_links_to_the_pictures(trained):
     scores = json.loads((trained / "metrics.json").read_text())
     for view in ("perspective", "birds_eye"):
         assert f"{scores[view]['umm']['MaxF']:.2f}" in page.texts
+    best = scores["perspective"]["all"]
+    assert "{REC:.5g},{PRE:.5g} ".format(**best) in text  # where the curve has its dot
 
 
 def test_a_run_that_goes_on_has_a_report_too(trained, tmp_path, capsys):
@@ -77,6 +79,27 @@ def test_a_run_that_goes_on_has_a_report_too(trained, tmp_path, capsys):
 def test_a_report_of_more_classes_has_a_row_and_a_colour_for_each(trained_on_camvid):
     page = PageReader((trained_on_camvid / "report.html").read_text())
     assert all(page.texts.count(name) >= 2 for name in DATASETS["camvid"].classes)
+
+
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [
+        (
+            "trained",
+            [
+                ["loss, nats per pixel", "epoch"],
+                ["F1, %", "epoch"],
+                ["precision, %", "recall, %"],
+                ["road among these pixels, %", "predicted probability of road, %"],
+            ],
+        ),
+        ("trained_on_camvid", [["loss, nats per pixel", "epoch"], ["Mean IoU, %", "epoch"]]),
+    ],
+)
+def test_every_axis_has_a_name_with_its_unit(run, expected, request):
+    text = (request.getfixturevalue(run) / "report.html").read_text()
+    charts = re.findall(r"<svg viewBox.*?</svg></svg>", text, re.DOTALL)
+    assert [re.findall(r"<text.*>([A-Za-z].*)</text>", chart) for chart in charts] == expected
 
 
 def test_the_report_warns_of_drawn_scenes(tmp_path):
@@ -107,21 +130,26 @@ def browser():
     driver.quit()
 
 
-@pytest.mark.browser
-@pytest.mark.parametrize("width", [360, 1440])
-def test_the_report_works_in_a_browser(width, browser, trained):
-    """No error, every picture loads, nothing sticks out, slider and keys fade the layers."""
-    from selenium.webdriver.common.keys import Keys
-
+def open_report(browser, width, folder):
+    """Open a run's report without any error. Nothing sticks out. Returns what runs scripts."""
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500},
     )
-    browser.get((trained / "report.html").as_uri())
+    browser.get((folder / "report.html").as_uri())
     assert browser.get_log("browser") == []
-    run = browser.execute_script
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    return browser.execute_script
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [360, 1440])
+def test_the_report_works_in_a_browser(width, browser, trained):
+    """Every picture loads, slider and keys fade the layers."""
+    from selenium.webdriver.common.keys import Keys
+
+    run = open_report(browser, width, trained)
     assert run("return [...document.images].every(image => image.naturalWidth > 0)")
-    assert run("return document.documentElement.scrollWidth") <= width
 
     def opacities():
         style = "return getComputedStyle(document.querySelector('.layers .{}')).opacity"
