@@ -8,7 +8,7 @@ from roadseg.data.datasets import row_of
 from roadseg.errors import UserError
 from roadseg.files import read_json, write_text
 from roadseg.page.charts import charts_by_epoch, charts_of_road
-from roadseg.scoring.metrics import CLASS_SCORES
+from roadseg.scoring.metrics import CLASS_SCORES, largest_confusions, row_shares
 from roadseg.training import run_folder
 
 # Part of metrics.json -> its table's title and columns.
@@ -43,6 +43,7 @@ def write(folder):
         cards=_cards(metrics, rows),
         tables=_tables(metrics),
         charts=_charts(metrics, shown, rows),
+        **_confusion(metrics),
         score_name="F1" if "precision" in shown else "accuracy",
         worst=_worst(folder, shown),
         gallery=_gallery(folder, shown),
@@ -89,6 +90,17 @@ def _tables(metrics):
         for part, (title, columns) in TABLES.items()
         if part in metrics
     ]
+
+
+def _confusion(metrics):
+    """Return the confusion matrix as shares of its rows, and the largest confusions, by name."""
+    if "confusion" not in metrics:  # scored by an earlier version
+        return {}
+    counts, names = metrics["confusion"], list(metrics["classes"])
+    return {
+        "matrix": list(zip(names, row_shares(counts).tolist(), strict=True)),
+        "confusions": largest_confusions(counts, names),
+    }
 
 
 def _charts(metrics, shown, rows):

@@ -7,11 +7,13 @@ import re
 import shutil
 import urllib.parse
 
+import numpy as np
 import pytest
 
 import report
 from roadseg.data.datasets import DATASETS
 from roadseg.page import report as page_of
+from roadseg.scoring.metrics import class_scores
 from tests.small import error_line
 
 
@@ -81,6 +83,19 @@ def test_a_report_of_more_classes_has_a_row_and_a_colour_for_each(trained_on_cam
     assert all(page.texts.count(name) >= 2 for name in DATASETS["camvid"].classes)
 
 
+def test_the_report_says_what_is_taken_for_what(tmp_path):
+    names = ["building", "pole", "sky", "bus"]
+    settings = {"dataset": "folder", "labels": "", "classes": names}
+    confusion = np.array([[80, 0, 20, 0], [31, 60, 9, 0], [0, 1, 499, 0], [0, 0, 0, 0]])
+    for name, content in {"settings": settings, "metrics": class_scores(confusion, names)}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    texts = " ".join(filter(None, PageReader(page_of.write(tmp_path).read_text()).texts))
+    assert "building 80 20 pole 31 60 9 sky 0 100 bus no pixels" in texts
+    assert "31 % of pole is taken for building 20 % of building is taken for sky 9 % of" in texts
+    assert "pole 59.41 98.36 60.00 14.29" in texts and "of sky" not in texts
+    assert "bus no pixels no pixels no pixels 0.00" in texts
+
+
 @pytest.mark.parametrize(
     ("run", "expected"),
     [
@@ -140,6 +155,14 @@ def open_report(browser, width, folder):
     assert browser.get_log("browser") == []
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     return browser.execute_script
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [360, 1440])
+def test_a_confusion_matrix_of_many_classes_scrolls_in_its_box(width, browser, trained_on_camvid):
+    run = open_report(browser, width, trained_on_camvid)
+    box = "document.querySelector('.confusion').parentElement"
+    assert run(f"return {box}.scrollWidth > {box}.clientWidth") == (width == 360)
 
 
 @pytest.mark.browser
