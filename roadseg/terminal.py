@@ -7,7 +7,7 @@ import tempfile
 
 from tqdm import tqdm
 
-NAMES_SHOWN = 5  # of files that are left out
+SHOWN = 5  # texts of a listing
 
 
 class Console:
@@ -81,9 +81,13 @@ def progress(iterable=None, **options):
 def say_left_out(paths, reason):
     """Say how many files are left out, why, and the names of some. None: say nothing."""
     if paths:
-        names = ", ".join(path.name for path in paths[:NAMES_SHOWN])
-        more = " …" if len(paths) > NAMES_SHOWN else ""
-        say(f"{len(paths)} files {reason}: {names}{more}")
+        say(f"{len(paths)} files {reason}: {listing([path.name for path in paths])}")
+
+
+def listing(texts, shown=SHOWN):
+    """Join the first of some texts for a message, and say how many more there are."""
+    more = f" and {len(texts) - shown} more" if len(texts) > shown else ""
+    return f"{', '.join(texts[:shown])}{more}"
 
 
 def say(message):

@@ -62,10 +62,9 @@ def data_digest(files):
 
 
 def changed_files(before, now):
-    """Name up to five files that differ between two results of `files_below`, and say how many."""
+    """Name the first files that differ between two results of `files_below`, and say how many."""
     names = sorted(name for name in before | now if before.get(name) != now.get(name))
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{', '.join(names[:5])}{more}"
+    return terminal.listing(names)
 
 
 def _digest(text):
