@@ -31,10 +31,10 @@ def check_samples(parts, data_set, memory):
 
     parts: training, validation and testing samples; data_set: their row of DATASETS; memory: path
     of a JSON file for what was seen, which counts until a file's name, size or time changes.
-    Returns {path of a picture: digest of it and its label}. Raises UserError with a line for each
-    file that can't be read, has an unknown colour, differs in size from its picture or is a copy of
-    another; where the training part's labels hold fewer than two classes; and where those of the
-    validation part hold none.
+    Returns {path of a picture: digest of it and its label}, and the digest of each class list that
+    says what labels mean. Raises UserError with a line for each file that can't be read, has an
+    unknown colour, differs in size from its picture or is a copy of another; where the training
+    part's labels hold fewer than two classes; and where those of the validation part hold none.
     """
     samples = [sample for part in parts for sample in part]
     key = _look_from_outside(samples, data_set)
@@ -48,7 +48,7 @@ def check_samples(parts, data_set, memory):
         with contextlib.suppress(OSError):  # then it is looked at again
             memory.parent.mkdir(parents=True, exist_ok=True)
             write_json(memory, remembered)
-    return remembered[key]
+    return remembered[key] | _class_lists(data_set)
 
 
 def files_below(files, root):
@@ -70,6 +70,16 @@ def changed_files(before, now):
 def _digest(text):
     # File names out of old archives need not be UTF-8.
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _class_lists(data_set):
+    """Return {path: digest} of class lists by which labels hold more than class indices."""
+    rows = data_set.parts.values() or [data_set]
+    return {
+        str(row.class_list.path): _digest(repr(sorted(row.label_values.items())))[:DIGITS]
+        for row in rows
+        if row.class_list and not row.class_list.counts_from_0
+    }
 
 
 def _look_from_outside(samples, data_set):
@@ -150,6 +160,8 @@ def _class_faults(labels, looks, purpose, least, data_set):
         f"{labels}: the {purpose} labels hold {names} alone; expected at least "
         f"{('one', 'two')[least - 1]} of {', '.join(data_set.classes)}"
     )
-    if VOID in found and VOID in data_set.label_values:
-        fault += f"; {VOID} counts nowhere: a class needs its number in classes.txt, from 0 on"
+    if data_set.class_list and VOID in found and data_set.label_values.get(VOID) == VOID:
+        missing = [name for index, name in enumerate(data_set.classes) if index not in found][-1]
+        cure = data_set.class_list.needs([VOID], missing)
+        fault += f"; {VOID} counts nowhere: if it is {missing}, {cure}"
     return [fault]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from roadseg.data.class_lists import ClassList, read_class_list
 from roadseg.data.download import Remote
 from roadseg.data.layouts import (
     Sample,
@@ -18,7 +19,6 @@ from roadseg.data.layouts import (
     find_cityscapes,
     find_folder,
     find_kitti,
-    read_lines,
     split_by_category,
     split_last_frames,
     split_share,
@@ -47,6 +47,7 @@ class Dataset:
     mirrored: bool = True
     official_count: int | None = None  # labels of the official set, if it is checked
     remote: Remote | None = None  # a zip that holds the folder, if it may be downloaded
+    class_list: ClassList | None = None  # of somebody's own pictures, what their masks mean
     drawn: bool = False  # whether the program draws the pictures
     # Function (folder) -> fields that depend on it, to replace.
     complete: Callable[[Path], dict] = lambda folder: {}
@@ -75,6 +76,11 @@ class Dataset:
         names = [name.casefold() for name in self.classes]
         return names.index("road") if "road" in names else len(names) - 1
 
+    @property
+    def legend(self):
+        """The painted classes: {name: (red, green, blue)}."""
+        return {self.classes[index]: colour for index, colour in self.paint.items()}
+
     def has_official_labels(self, count):
         """Return whether `count` labels can be the official ones; None where there are none."""
         return None if self.official_count is None else count == self.official_count
@@ -92,31 +98,24 @@ class Dataset:
 
 
 def read_classes(root):
-    """Read the names of the classes from a folder's classes.txt, one a line.
+    """Read a folder's class list. Returns the fields of Dataset that depend on it."""
+    listed = read_class_list(root)
+    fields = classes_of_own(listed.classes, listed.colours)
+    return fields | {"label_values": listed.label_values, "class_list": listed}
 
-    Returns the fields of Dataset that depend on them. Raises UserError for fewer than 2 or more
-    than 255.
+
+def classes_of_own(names, colours=None):
+    """Return the fields of Dataset that depend on the names of the classes.
+
+    colours: {name: (red, green, blue)} to paint with, where they are given.
     """
-    path = root / "classes.txt"
-    names = read_lines(path)
-    if not 2 <= len(set(names)) == len(names) <= VOID:
-        raise UserError(
-            f"{path}: {len(names)} names; expected 2 to {VOID} classes, one a line, all different"
-        )
-    return classes_of_own(names)
-
-
-def classes_of_own(names):
-    """Return the fields of Dataset that depend on the names of the classes."""
     numbers = range(len(names))
     # Of two classes only the second is painted; otherwise the hues are evenly spaced.
     hues = [colorsys.hsv_to_rgb(number / len(names), 0.8, 0.9) for number in numbers]
-    colours = {number: tuple(round(255 * c) for c in hues[number]) for number in numbers}
-    return {
-        "classes": tuple(names),
-        "label_values": {number: number for number in numbers} | {VOID: VOID},
-        "paint": ROAD_GREEN if len(names) == 2 else colours,
-    }
+    paint = {number: tuple(round(255 * c) for c in hues[number]) for number in numbers}
+    paint = ROAD_GREEN if len(names) == 2 else paint
+    given = {number: tuple(colours[names[number]]) for number in paint} if colours else {}
+    return {"classes": tuple(names), "paint": paint | given}
 
 
 def regroup(row, classes):
@@ -127,7 +126,7 @@ def regroup(row, classes):
         return VOID if name is None else classes.index(name) if name in classes else 0
 
     values = {value: regrouped(index) for value, index in row.label_values.items()}
-    return replace(row, **classes_of_own(classes) | {"label_values": values})
+    return replace(row, **classes_of_own(classes), label_values=values)
 
 
 def row_of(settings):
@@ -137,7 +136,8 @@ def row_of(settings):
     if row.classes:
         return row
     title = JOINT.join(names) if len(names) > 1 else row.title
-    return replace(row, title=title, **classes_of_own(settings["classes"]))
+    fields = classes_of_own(settings["classes"], settings.get("paint"))
+    return replace(row, title=title, **fields)
 
 
 # KITTI: valid where red is set, road where blue is set.
@@ -346,9 +346,7 @@ def join(found):
         image_shape=rows[0].image_shape,
         epochs=min(row.epochs for row in rows),
         parts=parts,
-        **{
-            name: value for name, value in classes_of_own(classes).items() if name != "label_values"
-        },
+        **classes_of_own(classes),
     )
 
 

@@ -98,11 +98,11 @@ def find_cityscapes(root):
 def find_folder(root):
     """Find the user's own pictures.
 
-    root: holds pictures/, masks/ (single-channel PNG of the same stem: each pixel's line in
-    classes.txt, from 0; 255 is void); optionally testing/ and validation.txt, the names of the
-    validation pictures, one a line. Without it the last fifth validates, because neighbours may
-    look alike. Returns (labelled, testing), with "train" or "val" as category. Raises UserError
-    for an empty or missing folder, pictures without mask or with a shared one, and unknown names.
+    root: holds pictures/, masks/ (PNG of the same stem, in the values of the class list);
+    optionally testing/ and validation.txt, the names of the validation pictures, one a line.
+    Without it the last fifth validates, because neighbours may look alike. Returns (labelled,
+    testing), with "train" or "val" as category. Raises UserError for an empty or missing folder,
+    pictures without mask or with a shared one, and unknown names.
     """
     paths = list_pictures(root / "pictures", "pictures, and a mask for each in masks/")
     listed = root / "validation.txt"

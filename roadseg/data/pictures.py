@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from roadseg import terminal
 from roadseg.errors import UserError
 
 with contextlib.suppress(ImportError):  # without it .heic is refused by name
@@ -30,6 +31,7 @@ ORIENTATION = 0x0112  # EXIF's tag
 CELL = 32  # pixels; the network pads to multiples
 VOID = 255  # the label of pixels that count nowhere
 BYTES_AHEAD = 1 << 29  # of results that are computed before they are asked for
+VALUES_SHOWN = 8  # of a label, in a message
 WORKERS = min(8, os.cpu_count() or 1)  # threads that read pictures ahead of the network
 
 
@@ -74,17 +76,19 @@ def is_turned(path):
 
 
 def read_numbers(path):
-    """Read a single-channel picture; a palette's indices stay. Returns uint8 [H, W].
+    """Read a single-channel picture; a palette's indices stay.
 
-    Masks of 1, 2 and 4 bits hold 0 to 1, 3 and 15; grey may be stored as equal colours. Raises
-    UserError that names the file.
+    Masks of 1, 2 and 4 bits hold 0 to 1, 3 and 15; grey may be stored as equal colours. Returns
+    uint8 [H, W]; colours, which are no numbers, as uint8 [H, W, 3]. Raises UserError that names
+    the file.
     """
     with _opened(path) as picture:
         numbers = np.asarray(picture)
         if picture.mode == "1":
             return numbers.astype(np.uint8)
-        if picture.mode in ("RGB", "RGBA") and (numbers[..., :3] == numbers[..., :1]).all():
-            return np.ascontiguousarray(numbers[..., 0])  # grey, stored as colours
+        if picture.mode in ("RGB", "RGBA"):
+            is_grey = (numbers[..., :3] == numbers[..., :1]).all()
+            return np.ascontiguousarray(numbers[..., 0 if is_grey else slice(3)])
         if picture.mode not in ("L", "P"):
             raise ValueError(
                 f"a picture of mode {picture.mode}; expected one channel of 8 bits, the numbers of "
@@ -116,9 +120,10 @@ def read_label(sample, data_set, shape=None):
 
     Returns uint8 [H, W] of class indices and VOID. Raises UserError that names the file.
     """
-    values = data_set.of(sample).label_values
-    read = read_numbers if all(isinstance(value, int) for value in values) else read_image
-    label = decode_label(read(sample.label), values, sample.label)
+    row = data_set.of(sample)
+    is_numbered = all(isinstance(value, int) for value in row.label_values)
+    values = (read_numbers if is_numbered else read_image)(sample.label)
+    label = decode_label(values, row.label_values, sample.label, row.class_list)
     return label if shape is None else resize(label, shape, Image.Resampling.NEAREST)
 
 
@@ -171,29 +176,39 @@ def bytes_of(result):
     return sum(part.nbytes for part in parts if isinstance(part, np.ndarray))
 
 
-def decode_label(values, table, path):
+def decode_label(values, table, path, class_list=None):
     """Convert a label picture to class indices.
 
     values: uint8 [H, W, 3] colours or uint8 [H, W] numbers; table: {(red, green, blue) or number:
-    class index or VOID}; path: for the message. Returns uint8 [H, W]. Raises UserError that names
-    the file and a value not in the table.
+    class index or VOID}; path: for the message; class_list: ClassList that the table is from.
+    Returns uint8 [H, W]. Raises UserError that names the file and the values not in the table.
     """
     channels = np.atleast_3d(values).astype(np.uint32)
     places = 256 ** np.arange(channels.shape[-1], dtype=np.uint32)[::-1]
-    known = {int(np.atleast_1d(value) @ places): index for value, index in table.items()}
     codes = channels @ places
+    found = {
+        code: tuple(code.to_bytes(3, "big")) if values.ndim == 3 else code
+        for code in np.unique(codes).tolist()
+    }
+    if unknown := [value for value in found.values() if value not in table]:
+        cure = class_list.needs(unknown) if class_list else f"expected one of {_listed(table)}"
+        raise UserError(
+            f"{path}: holds {_listed(found.values())}; no class has {_listed(unknown)}; {cure} "
+            "(labels must be PNG, without smoothing or compression losses)"
+        )
     label = np.full(codes.shape, VOID, np.uint8)
-    for code in np.unique(codes).tolist():
-        if code not in known:
-            found = values[codes == code][0]
-            found = tuple(found.tolist()) if found.ndim else int(found)
-            expected = ", ".join(str(value) for value in table)
-            raise UserError(
-                f"{path}: the value {found} stands for no class; expected one of {expected}"
-                " (labels must be PNG, without smoothing or compression losses)"
-            )
-        label[codes == code] = known[code]
+    for code, value in found.items():
+        label[codes == code] = table[value]
     return label
+
+
+def as_text(value):
+    """Return a number or a (red, green, blue) as class lists have it."""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _listed(values):
+    return terminal.listing(list(map(as_text, values)), VALUES_SHOWN)
 
 
 def free_memory_bytes():

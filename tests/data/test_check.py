@@ -9,7 +9,7 @@ from PIL import Image
 
 import helper
 from roadseg.data.check import check_samples
-from roadseg.data.pictures import VOID
+from roadseg.data.pictures import VOID, read_label
 from roadseg.errors import UserError
 from roadseg.files import read_json, write_json
 from tests.small import KITTI, PNG_RGB, error_line, rotated, run_main, write_png, zip_of
@@ -245,8 +245,14 @@ def test_validation_pictures_without_a_valid_pixel_are_refused_before_training(t
 
 def test_masks_of_0_and_255_are_refused_with_the_cure(tmp_path):
     samples, row = write_own(tmp_path, [255 * BOTH] * 3)
-    with pytest.raises(UserError, match=r"hold ground alone.*; 255 counts nowhere"):
-        check_samples((samples[:2], samples[2:], []), row, tmp_path / "checked.json")
+    memory, parts = tmp_path / "checked.json", (samples[:2], samples[2:], [])
+    cure = "255 counts nowhere: if it is road, classes.txt needs the line road 255, beside ground 0"
+    with pytest.raises(UserError, match=f"hold ground alone.*; {cure}$"):
+        check_samples(parts, row, memory)
+    (tmp_path / "classes.txt").write_text("ground 0\nroad 255\n")
+    _, row, _ = helper.prepare_data_set("folder", tmp_path)
+    check_samples(parts, row, memory)
+    np.testing.assert_array_equal(read_label(samples[0], row), BOTH)
 
 
 def test_a_mask_as_stored_of_a_picture_that_exif_turns_is_refused_with_the_cure(tmp_path):

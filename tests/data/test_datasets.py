@@ -84,11 +84,17 @@ def test_own_pictures_validate_as_listed_or_the_last_of_them(own):
         (lambda own: (own / "classes.txt").write_text("road"), "1 names; expected 2"),
         (lambda own: (own / "classes.txt").write_text("a\na\nb"), "all different"),
         (lambda own: (own / "classes.txt").write_bytes(b"\xff\xfe\n1"), "no text in UTF-8"),
-        (lambda own: (own / "classes.txt").write_text("a\nb"), "the value 2 stands for no class"),
+        (
+            lambda own: (own / "classes.txt").write_text("a\nb"),
+            "holds 0, 1, 2; no class has 2; classes.txt needs the line NAME 2, beside a 0, b 1",
+        ),
         (lambda own: (own / "masks" / "a 4.png").unlink(), "a 4.png: this label is missing"),
         (lambda own: shutil.rmtree(own / "pictures"), "no pictures found"),
         (lambda own: (own / "validation.txt").write_text("nobody"), "names nobody, which is not"),
-        (lambda own: Image.new("RGB", (64, 96), "red").save(own / "masks/a 1.png"), "mode RGB"),
+        (
+            lambda own: Image.new("RGB", (64, 96), "red").save(own / "masks/a 1.png"),
+            "NAME 255 0 0, in place of",
+        ),
     ],
 )
 def test_wrong_own_pictures_give_a_line_that_names_the_file(

@@ -24,10 +24,10 @@ def three(drawn, tmp_path_factory):
     (folder / "data_road").symlink_to(drawn / "data_road")
     for name in ("pictures", "masks"):
         (folder / "own" / name).mkdir(parents=True)
-    (folder / "own" / "classes.txt").write_text("sky\nroad\nmud\n")
+    (folder / "own" / "classes.txt").write_text("sky 40\nroad 7\nvoid 99\nmud 2\n")
     for index in range(6):
         rows = np.full((96, 32), 2, np.uint8)
-        rows[:10], rows[60:], rows[90:] = 0, 1, VOID
+        rows[:10], rows[60:], rows[90:] = 40, 7, 99
         Image.fromarray(rows).save(folder / "own" / "masks" / f"{index}.png")
         picture = np.full((96, 32, 3), index, np.uint8)
         Image.fromarray(picture).save(folder / "own" / "pictures" / f"{index}.png")

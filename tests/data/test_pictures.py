@@ -49,7 +49,7 @@ def test_labels_are_resized_to_nearest_neighbours(drawn):
 
 
 def test_number_labels_are_read_as_numbers(camvid):
-    """Also those with a palette; 11 and 255 are void; colours are refused."""
+    """Also those with a palette; 11 and 255 are void; colours are refused by their values."""
     data_set = DATASETS["camvid"]
     (sample, *_), _ = data_set.find(camvid / "camvid")
     numbers = np.asarray(Image.open(sample.label))
@@ -60,7 +60,7 @@ def test_number_labels_are_read_as_numbers(camvid):
     with_palette.save(sample.label)
     np.testing.assert_array_equal(read_label(sample, data_set), expected)
     with_palette.convert("RGB").save(sample.label)
-    with pytest.raises(UserError, match="RGB"):
+    with pytest.raises(UserError, match="no class has 7 8 9; expected one of 0, 1,"):
         read_label(sample, data_set)
 
 
@@ -80,8 +80,7 @@ def test_a_grey_mask_stored_as_colours_holds_its_numbers(mode, tmp_path):
     Image.fromarray(numbers).convert(mode).save(tmp_path / "a.png")
     np.testing.assert_array_equal(pictures.read_numbers(tmp_path / "a.png"), numbers)
     Image.new(mode, (4, 4), "red").save(tmp_path / "a.png")
-    with pytest.raises(UserError, match=f"mode {mode}; expected one channel"):
-        pictures.read_numbers(tmp_path / "a.png")
+    assert (pictures.read_numbers(tmp_path / "a.png") == (255, 0, 0)).all()
 
 
 def test_a_picture_of_a_large_camera_is_no_attack(tmp_path):
