@@ -47,7 +47,7 @@ def write(folder):
         score_name="F1" if "precision" in shown else "accuracy",
         worst=_worst(folder, shown),
         gallery=_gallery(folder, shown),
-        legend=_legend(settings) if shown else [],
+        legend=row_of(settings).legend.items() if shown else [],
     )
     path = folder / "report.html"
     write_text(path, page)
@@ -134,9 +134,3 @@ def _gallery(folder, shown):
     """Return testing pictures as picture, probability and mask: [(name, jpegs)]."""
     texts, testing = dict(zip(LAYERS, LAYERS, strict=True)), folder / "report" / "testing"
     return [(name, _jpegs(testing, name, texts)) for name in shown.get("testing", ())]
-
-
-def _legend(settings):
-    """Return the painted classes: [(name, (red, green, blue))]."""
-    data_set = row_of(settings)
-    return [(data_set.classes[index], colour) for index, colour in data_set.paint.items()]

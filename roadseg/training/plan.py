@@ -63,6 +63,7 @@ def complete_settings(arguments, used, data_set):
         "vgg": str(weights.absolute()) if weights else arguments.vgg,
         "dataset": used,
         "classes": list(data_set.classes),
+        "paint": data_set.legend,
         "dataset_asked_for": JOINT.join(arguments.dataset),
         "image_shape": image_shape,
         "image_shapes": [list(shape) for shape in shapes] or [image_shape],

@@ -11,7 +11,7 @@ from PIL import Image
 import helper
 from roadseg.data import download
 from roadseg.data.datasets import DATASETS
-from roadseg.data.pictures import VOID, read_label, read_numbers
+from roadseg.data.pictures import VOID, read_image, read_label, read_numbers
 from roadseg.drawn import scenes
 from roadseg.errors import UserError
 from tests.small import error_line, run_camvid, run_evaluate, run_main, run_predict
@@ -64,6 +64,77 @@ def test_a_run_on_somebodys_own_pictures(own, narrow_vgg, capsys):
     capsys.readouterr()
     assert run_data_set("folder", own, narrow_vgg) == 2
     assert "classes" in error_line(capsys)
+
+
+VOC = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), VOID: (224, 224, 192)}  # of both tools
+
+
+def as_labelme(mask, folder):
+    """Indices with a palette, and labels.txt, whose first line has the number -1, stored as 255."""
+    (folder / "labels.txt").write_text("__ignore__\n_background_\nline\nräume\n", "utf-8")
+    picture = Image.fromarray(mask)
+    picture.putpalette([part for index in range(256) for part in VOC.get(index, VOC[0])])
+    return picture
+
+
+def as_cvat(mask, folder):
+    """RGB colours and labelmap.txt."""
+    names = {0: "background", 1: "line", 2: "räume", VOID: "ignore"}
+    lines = [f"{names[index]}:{','.join(map(str, VOC[index]))}::\n" for index in VOC]
+    text = "".join(["# label:color_rgb:parts:actions\n", *lines])
+    (folder / "labelmap.txt").write_text(text, "utf-8")
+    picture = Image.new("RGB", mask.shape[::-1])
+    for index, colour in VOC.items():
+        picture.paste(colour, mask=Image.fromarray(mask == index))
+    return picture
+
+
+def export_masks(own, export):
+    """Write the masks of a folder, and its class list, as a tool does. Returns what they hold."""
+    (own / "classes.txt").unlink()
+    masks = {}
+    for path in (own / "masks").iterdir():
+        masks[path.stem] = np.asarray(Image.open(path)).copy()
+        masks[path.stem][:3] = VOID
+        export(masks[path.stem], own).save(path)
+    return masks
+
+
+def train_on_exported(own, export, narrow_vgg):
+    """Train on masks as a tool writes them, which are read as they were. Returns the run."""
+    masks = export_masks(own, export)
+    _, row, root = helper.prepare_data_set("folder", own)
+    for sample in row.find(root)[0]:
+        np.testing.assert_array_equal(read_label(sample, row), masks[sample.name])
+    assert run_data_set("folder", own, narrow_vgg) == 0
+    return own / "runs" / "own"
+
+
+def test_a_run_on_three_classes_of_labelme(own, narrow_vgg):
+    run = train_on_exported(own, as_labelme, narrow_vgg)
+    result = json.loads((run / "metrics.json").read_text())
+    assert list(result["classes"]) == ["_background_", "line", "räume"]
+
+
+def test_a_run_on_three_classes_of_cvat_keeps_their_colours(own, narrow_vgg, capsys):
+    """In paintings and the report, without the data; with other colours it does not go on."""
+    run = train_on_exported(own, as_cvat, narrow_vgg)
+    before, colours = (run / "metrics.json").read_bytes(), list(VOC.values())[:3]
+    assert run_evaluate(run) == 0 and (run / "metrics.json").read_bytes() == before
+    assert all(f"rgb{colour}" in (run / "report.html").read_text() for colour in colours)
+    listed = (own / "labelmap.txt").read_text("utf-8")
+    (own / "labelmap.txt").unlink()
+    assert run_predict(run, own / "testing", "--save", "mask", "overlay") == 0
+    mask, overlay = (
+        read_image(run / f"predictions/new_{kind}.png") for kind in ("mask", "overlay")
+    )
+    full = np.array(colours)[mask[..., 0]]
+    tinted = 0.6 * read_image(own / "testing" / "new.png") + 0.4 * full
+    assert np.minimum(abs(overlay - tinted), abs(overlay - full)).max() <= 1
+    (own / "labelmap.txt").write_text(listed + "line:9,9,9::", "utf-8")
+    capsys.readouterr()
+    assert run_data_set("folder", own, narrow_vgg) == 2
+    assert "(labelmap.txt)" in error_line(capsys)
 
 
 def test_own_pictures_validate_as_listed_or_the_last_of_them(own):
