@@ -19,7 +19,7 @@ from tests.small import HERE
 
 COMMANDS = {module.__name__: module for module in (main, predict, evaluate, export, report, bench)}
 USAGE = {
-    "main": """[-h] [--dataset {auto,kitti,camvid,synthetic,cityscapes,folder}] [--data-dir DIR]
+    "main": """[-h] [--dataset NAME [NAME ...]] [--data-dir DIR]
         [--runs-dir DIR] [--run NAME] [--vgg conv|full|none|PATH] [--image-shape H W] [--epochs N]
         [--batch-size N] [--learning-rate R]
         [--precision {auto,float32,mixed_bfloat16,mixed_float16}] [--devices N] [--seed N]
@@ -29,18 +29,19 @@ USAGE = {
         [--thorough] PATH [PATH ...]""",
     "evaluate": """[-h] [--run RUN] [--data-dir DIR] [--part {validation,training}]
         [--submission FILE.zip] [--thorough]""",
-    "export": """[-h] [--run RUN] --format {saved_model,onnx,litert,openvino} [--output PATH]""",
+    "export": """[-h] [--run RUN] --format {saved_model,onnx,litert,openvino}
+        [--precision {float32,float16,int8}] [--accept-loss] [--data-dir DIR] [--output PATH]""",
     "report": """[-h] RUN""",
     "bench": """[-h] [--json FILE]""",
 }
 # What is typed -> what is read: first without any flag, then with all of them.
 READ = {
-    "main": """dataset='auto', data_dir=Path('data'), runs_dir=Path('runs'), run=None, vgg='conv',
+    "main": """dataset=['auto'], data_dir=Path('data'), runs_dir=Path('runs'), run=None, vgg='conv',
         image_shape=None, epochs=None, batch_size=4, learning_rate=0.0002, precision='auto',
         devices=None, seed=0, limit=None""",
-    "main --dataset camvid --data-dir d --runs-dir r --run new --vgg a.h5 --image-shape 32 96 "
+    "main --dataset camvid folder:own --data-dir d --runs-dir r --run new --vgg a.h5 --image-shape 32 96 "
     "--epochs 3 --batch-size 2 --learning-rate 1 --precision float32 --devices 2 --seed 7 "
-    "--limit 9": """dataset='camvid', data_dir=Path('d'), runs_dir=Path('r'), run='new', vgg='a.h5',
+    "--limit 9": """dataset=['camvid', 'folder:own'], data_dir=Path('d'), runs_dir=Path('r'), run='new', vgg='a.h5',
         image_shape=[32, 96], epochs=3, batch_size=2, learning_rate=1.0, precision='float32',
         devices=2, seed=7, limit=9""",
     "predict a.png b.png": """paths=['a.png', 'b.png'], run=None, output=None,
@@ -51,9 +52,11 @@ READ = {
     "evaluate --run first --data-dir d --part training --submission a.zip "
     "--thorough": """run='first', data_dir=Path('d'), part='training', submission=Path('a.zip'),
         thorough=True""",
-    "export --format onnx": "run=None, format='onnx', output=None",
-    "export --run first --format onnx --output o": """run='first', format='onnx',
-        output=Path('o')""",
+    "export --format onnx": """run=None, format='onnx', precision='float32', accept_loss=False,
+        data_dir=None, output=None""",
+    "export --run first --format onnx --precision int8 --accept-loss --data-dir d "
+    "--output o": """run='first', format='onnx', precision='int8', accept_loss=True,
+        data_dir=Path('d'), output=Path('o')""",
     "report first": "run='first'",
     "bench": "json=None",
     "bench --json b.json": "json=Path('b.json')",

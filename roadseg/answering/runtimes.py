@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from roadseg.errors import UserError
 
 DESCRIPTION = "fcn8s"  # the name under which a file holds it
-FROM_SETTINGS = ("dataset", "classes", "image_shapes")
+FROM_SETTINGS = ("dataset", "classes", "paint", "image_shapes")
 
 
 def describe(settings, precision):
     """Return the description of an exported run; settings: of the run; precision: of PRECISIONS."""
-    return {name: settings[name] for name in FROM_SETTINGS} | {"precision": precision}
+    known = {name: settings[name] for name in FROM_SETTINGS if name in settings}
+    return known | {"precision": precision}
 
 
 def open_onnx(path):
