@@ -111,9 +111,9 @@ def test_the_bench_measures_all_it_names_and_writes_it_down(
     }
     for part, compared, reference in (
         ("training", "of training steps alone", 2),
-        ("training", "of a matrix product", training),
+        ("training", "of the machine's peak", training),
         ("prediction", "of the network alone", 4),
-        ("prediction", "of a matrix product", prediction),
+        ("prediction", "of the machine's peak", prediction),
     ):
         for row in written[part]:
             assert row[compared] == pytest.approx(row["pictures a second"] / reference)

@@ -39,11 +39,11 @@ READ = {
     "main": """dataset=['auto'], data_dir=Path('data'), runs_dir=Path('runs'), run=None, vgg='conv',
         image_shape=None, epochs=None, batch_size=4, learning_rate=0.0002, precision='auto',
         devices=None, seed=0, limit=None""",
-    "main --dataset camvid folder:own --data-dir d --runs-dir r --run new --vgg a.h5 --image-shape 32 96 "
-    "--epochs 3 --batch-size 2 --learning-rate 1 --precision float32 --devices 2 --seed 7 "
-    "--limit 9": """dataset=['camvid', 'folder:own'], data_dir=Path('d'), runs_dir=Path('r'), run='new', vgg='a.h5',
-        image_shape=[32, 96], epochs=3, batch_size=2, learning_rate=1.0, precision='float32',
-        devices=2, seed=7, limit=9""",
+    "main --dataset camvid folder:own --data-dir d --runs-dir r --run new --vgg a.h5 "
+    "--image-shape 32 96 --epochs 3 --batch-size 2 --learning-rate 1 --precision float32 "
+    "--devices 2 --seed 7 --limit 9": """dataset=['camvid', 'folder:own'], data_dir=Path('d'),
+        runs_dir=Path('r'), run='new', vgg='a.h5', image_shape=[32, 96], epochs=3, batch_size=2,
+        learning_rate=1.0, precision='float32', devices=2, seed=7, limit=9""",
     "predict a.png b.png": """paths=['a.png', 'b.png'], run=None, output=None,
         save=['overlay'], scale=None, thorough=False""",
     "predict --run first a --output o --save mask overlay --scale 2 --thorough": """paths=['a'],

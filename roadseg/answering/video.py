@@ -4,10 +4,14 @@ import contextlib
 import platform
 from dataclasses import dataclass
 
-import av
 import numpy as np
 
 from roadseg.errors import UserError
+
+try:
+    import av
+except ImportError:  # pictures are answered without it
+    av = None
 
 SUFFIXES = (
     *(".3gp", ".avi", ".flv", ".h264", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
@@ -62,6 +66,8 @@ class Video:
     """
 
     def __init__(self, path, name=None):
+        if av is None:
+            raise UserError(f"{path}: a video needs PyAV, which is missing: pip install av")
         self.path, self.name = path, name
         self.rate = self.time_base = self.pixel_shape = None  # set by the first frame
         self.start_seconds = 0.0  # of the first frame, in the file's own time
