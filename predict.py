@@ -30,7 +30,14 @@ from roadseg import terminal
 from roadseg.answering import predictor, runtimes
 from roadseg.answering.painting import choose_classes, paint_classes, to_confidence
 from roadseg.answering.sources import find_sources, plan_targets
-from roadseg.command_line import HelpFormatter, add_run, add_thorough, exit_status, positive_rate
+from roadseg.command_line import (
+    HelpFormatter,
+    add_run,
+    add_thorough,
+    at_least,
+    exit_status,
+    positive_rate,
+)
 from roadseg.data.datasets import row_of
 from roadseg.data.pictures import WORKERS, map_ahead
 from roadseg.errors import FaultyPicturesError, UserError
@@ -74,7 +81,7 @@ def parse_arguments(arguments=None):
         description="Find the road in pictures and videos.", formatter_class=HelpFormatter
     )
     add, kinds = parser.add_argument, list(KINDS)
-    paths = "picture, video, folder (with its subfolders), glob, or camera:0"
+    paths = "picture, video, folder (with its subfolders), glob, rtsp://…, or camera:0"
     scale = "size in the network / the picture's, to multiples of 32; default: as in training"
     output = "default: RUN/predictions; for the ready network predictions/"
     add("paths", nargs="+", metavar="PATH", help=paths)
@@ -82,6 +89,7 @@ def parse_arguments(arguments=None):
     add("--output", type=Path, metavar="DIR", help=output)
     add("--save", nargs="+", default=["overlay"], choices=kinds, help="outputs for each")
     add("--scale", type=positive_rate, metavar="S", help=scale)
+    add("--every", default=1, type=at_least(1), metavar="N", help="of a video, each Nth frame")
     add_thorough(parser)
     return parser.parse_args(arguments)
 
@@ -184,11 +192,12 @@ def predict_sources(arguments, stopping):
         except UserError as error:
             faults.append(error)
 
-    frames = read_frames(sources, faults.append)
+    frames = read_frames(sources, arguments.every, faults.append)
     encode = functools.partial(encode_answer, kinds=arguments.save, data_set=finder.data_set)
     encoded = map_ahead(encode, finder.answer(frames, read), WORKERS)
     until_stopped = itertools.takewhile(lambda _: not stopping.requested, encoded)
-    total, started = sum(source.expected for source in sources) or None, time.monotonic()
+    expected = sum(-(-source.expected // arguments.every) for source in sources)
+    total, started = expected or None, time.monotonic()
     with stopping.deferred(), terminal.progress(until_stopped, total=total, unit="picture") as bar:
         write_all(bar, targets, faults.append, stopping)
         rate = bar.n / (time.monotonic() - started)
@@ -214,11 +223,11 @@ def tell_left_out(sources, others):
     terminal.say_left_out(others, "are neither pictures nor videos")
 
 
-def read_frames(sources, tell_fault):
-    """Yield (source, frame) in order; call tell_fault(error) for an unreadable source."""
+def read_frames(sources, every, tell_fault):
+    """Yield (source, each Nth frame) in order; call tell_fault(error) for an unreadable source."""
     for source in sources:
         try:
-            yield from ((source, frame) for frame in source)
+            yield from ((source, frame) for frame in itertools.islice(source, 0, None, every))
         except UserError as error:
             tell_fault(error)
 

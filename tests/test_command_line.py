@@ -26,7 +26,7 @@ USAGE = {
         [--limit N]""",
     "predict": """[-h] [--run RUN] [--output DIR]
         [--save {overlay,mask,probability} [{overlay,mask,probability} ...]] [--scale S]
-        [--thorough] PATH [PATH ...]""",
+        [--every N] [--thorough] PATH [PATH ...]""",
     "evaluate": """[-h] [--run RUN] [--data-dir DIR] [--part {validation,training}]
         [--submission FILE.zip] [--thorough]""",
     "export": """[-h] [--run RUN] --format {saved_model,onnx,litert,openvino}
@@ -45,9 +45,10 @@ READ = {
         runs_dir=Path('r'), run='new', vgg='a.h5', image_shape=[32, 96], epochs=3, batch_size=2,
         learning_rate=1.0, precision='float32', devices=2, seed=7, limit=9""",
     "predict a.png b.png": """paths=['a.png', 'b.png'], run=None, output=None,
-        save=['overlay'], scale=None, thorough=False""",
-    "predict --run first a --output o --save mask overlay --scale 2 --thorough": """paths=['a'],
-        run='first', output=Path('o'), save=['mask', 'overlay'], scale=2.0, thorough=True""",
+        save=['overlay'], scale=None, every=1, thorough=False""",
+    "predict --run first a --output o --save mask overlay --scale 2 --every 3 "
+    "--thorough": """paths=['a'], run='first', output=Path('o'), save=['mask', 'overlay'],
+        scale=2.0, every=3, thorough=True""",
     "evaluate": "run=None, data_dir=None, part='validation', submission=None, thorough=False",
     "evaluate --run first --data-dir d --part training --submission a.zip "
     "--thorough": """run='first', data_dir=Path('d'), part='training', submission=Path('a.zip'),

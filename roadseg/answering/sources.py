@@ -4,6 +4,7 @@ import collections
 import contextlib
 import glob
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,16 +56,18 @@ class Picture:
 def find_sources(paths):
     """Find pictures and videos.
 
-    paths: files, folders with all below, globs, "camera:0". Returns (Pictures and Videos, files of
-    folders that are neither). The name of a source is the path below the folder given, without
-    suffix where that is unique. Raises UserError for a path that matches nothing.
+    paths: files, folders with all below, globs, "camera:0", addresses of streams. Returns (Pictures
+    and Videos, files of folders that are neither). The name of a source is the path below the
+    folder given, without suffix where that is unique. Raises UserError for a path that matches
+    nothing.
     """
     found, others = {}, []
     for text in paths:
         files = _find_files(text, others)
         if not files:
             raise UserError(
-                f"{text}: nothing found; expected a picture, a video, a folder, a glob, or camera:0"
+                f"{text}: nothing found; expected a picture, a video, a folder, a glob, an "
+                "address, or camera:0"
             )
         found |= files
     names = [relative.with_suffix("").as_posix() for relative in found.values()]
@@ -83,8 +86,8 @@ def _find_files(text, others):
     others: list that gets the files of a folder that are neither pictures nor videos.
     """
     path = Path(text)
-    if text.startswith(video.CAMERA):
-        return {text: Path(text.replace(":", "_"))}
+    if text.startswith((video.CAMERA, *video.STREAMS)):
+        return {text: Path(re.sub(r"[^\w-]+", "_", text).strip("_"))}
     if path.is_dir():
         inside = sorted(_walk(path))
         others += [file for file in inside if file.suffix.lower() not in SUFFIXES]
@@ -110,6 +113,8 @@ def _walk(folder):
 def is_video(path):
     """Tell a video from a picture by its suffix, or by its content if that is unknown."""
     suffix = Path(path).suffix.lower()
+    if str(path).startswith((video.CAMERA, *video.STREAMS)):
+        return True
     if suffix in PICTURE_SUFFIXES:
         return False
     try:

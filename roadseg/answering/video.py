@@ -2,6 +2,7 @@
 
 import contextlib
 import platform
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ SUFFIXES = (
     *(".mts", ".ogv", ".ts", ".webm", ".wmv", ".gif"),
 )
 CAMERA = "camera:"  # then its number
+STREAMS = ("rtsp://", "rtmp://", "http://", "https://", "udp://", "tcp://")
 CAMERAS = {  # system: (FFmpeg's format, its name of a camera)
     "Linux": ("v4l2", "/dev/video{}"),
     "Darwin": ("avfoundation", "{}"),
@@ -73,10 +75,15 @@ class Video:
         self.start_seconds = 0.0  # of the first frame, in the file's own time
         self.expected = 0  # frames; 0: unknown
         self.notes = []
-        if not str(path).startswith(CAMERA):
+        if self.is_file:
             with contextlib.suppress(UserError), self._opened() as stream:
                 rate = stream.average_rate or 0
                 self.expected = stream.frames or round((_seconds(stream) or 0) * rate)
+
+    @property
+    def is_file(self):
+        """Whether it can be read again; a camera or a stream can't."""
+        return not str(self.path).startswith((CAMERA, *STREAMS))
 
     @contextlib.contextmanager
     def _opened(self):
@@ -98,6 +105,17 @@ class Video:
             ) from error
 
     def __iter__(self):
+        if self.is_file:
+            yield from self._frames()
+            return
+        newest = Newest(self._frames())
+        try:
+            yield from newest
+        finally:
+            if count := newest.dropped:
+                self.notes.append(f"{self.path}: {count} frames came too fast and were dropped")
+
+    def _frames(self):
         with self._opened() as stream:
             # Not "FRAME": a thread may finish a damaged frame after it was yielded as good.
             stream.thread_type = "SLICE"
@@ -198,13 +216,57 @@ def _decode(stream):
             yield None
 
 
+class Newest:
+    """Iterates over what another iterator gives, always at the newest; what is older is dropped.
+
+    A thread reads on meanwhile. dropped: how many were left out. Errors of the iterator are raised
+    here.
+    """
+
+    def __init__(self, items):
+        self.items, self.dropped = items, 0
+        self.slot, self.changed, self.error = [], threading.Condition(), None
+        self.is_open = True
+
+    def __iter__(self):
+        thread = threading.Thread(target=self._read, daemon=True)
+        thread.start()
+        try:
+            while True:
+                with self.changed:
+                    self.changed.wait_for(lambda: self.slot or not self.is_open)
+                    if not self.slot:
+                        break
+                    item = self.slot.pop()
+                yield item
+        finally:
+            self.is_open = False
+        if self.error:
+            raise self.error
+
+    def _read(self):
+        try:
+            for item in self.items:
+                with self.changed:
+                    self.dropped += len(self.slot)
+                    self.slot[:] = [item]
+                    self.changed.notify()
+                if not self.is_open:
+                    break
+        except UserError as error:
+            self.error = error
+        with self.changed:
+            self.is_open = False
+            self.changed.notify()
+
+
 class Sound:
     """The sound of a video, copied packet by packet beside the pictures that are made of it."""
 
     def __init__(self, source, container):
         """source: Video that is being read; container: to write to."""
         self.source, self.next, self.packets = source, None, iter(())
-        if str(source.path).startswith(CAMERA):
+        if not source.is_file:
             return
         self.input, self.copies = av.open(str(source.path)), {}
         for stream in self.input.streams.audio:

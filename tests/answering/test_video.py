@@ -1,10 +1,13 @@
 """Videos come out frame for frame, each at its own time."""
 
 import fractions
+import functools
+import http.server
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import av
@@ -183,10 +186,62 @@ def test_a_camera_is_read_and_one_that_is_not_there_gives_one_line(
     monkeypatch.setattr(video, "CAMERAS", {"Linux": ("lavfi", picture)})
     monkeypatch.setattr(video.platform, "system", lambda: "Linux")
     assert run_predict(trained, "camera:2", "--output", tmp_path) == 0
-    assert len(read_video(tmp_path / "camera_2_overlay.mp4")[1]) == 20
+    done = len(read_video(tmp_path / "camera_2_overlay.mp4")[1])
+    dropped = re.search(r"camera:2: (\d+) frames came too fast", capsys.readouterr().out)
+    assert done + int(dropped[1] if dropped else 0) == 20
     monkeypatch.undo()
     assert run_predict(trained, "camera:98", "--output", tmp_path / "out") == 1
     assert "camera:98" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_newest_frame_is_next_and_older_ones_are_counted():
+    """The reader is let go on to 9, then to the end; an error comes last."""
+    gates, reached = ({number: threading.Event() for number in (10, 20)} for _ in range(2))
+
+    def frames():
+        for number in range(20):
+            if number in gates:
+                reached[number].set()
+                gates[number].wait()
+            yield number
+        reached[20].set()
+        gates[20].wait()
+        raise UserError("cut off")
+
+    newest = video.Newest(frames())
+    seen = iter(newest)
+    first = next(seen)
+    reached[10].wait()
+    last = first if first == 9 else next(seen)
+    assert last == 9
+    gates[10].set()
+    reached[20].wait()
+    assert next(seen) == 19
+    gates[20].set()
+    with pytest.raises(UserError, match="cut off"):
+        next(seen)
+    assert newest.dropped == 20 - len({first, 9, 19})
+
+
+def test_each_nth_frame_is_done_at_its_time(trained, frames, tmp_path):
+    film = write_video(tmp_path / "film.mkv", frames)
+    assert run_predict(trained, film, "--every", 5, "--output", tmp_path) == 0
+    times, _, _ = read_video(tmp_path / "film_overlay.mp4")
+    np.testing.assert_allclose(times, [0, 0.5, 1.0], atol=1e-3)
+
+
+def test_a_stream_is_read_from_its_address(trained, frames, tmp_path):
+    """Served by this test, over HTTP."""
+    write_video(tmp_path / "live.mkv", frames)
+    serve = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/live.mkv"
+        assert run_predict(trained, address, "--output", tmp_path / "out") == 0
+        server.shutdown()
+    (written,) = (tmp_path / "out").iterdir()
+    assert written.name == f"http_127_0_0_1_{server.server_port}_live_mkv_overlay.mp4"
+    assert 0 < len(read_video(written)[1]) <= 12
 
 
 def test_ctrl_c_leaves_a_video_that_can_be_played(trained, random, tmp_path):
