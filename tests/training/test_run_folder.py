@@ -81,7 +81,7 @@ def test_a_gpu_sees_each_picture_more_often_and_a_run_keeps_its_number(tmp_path,
         "runs_dir": str(tmp_path),
         "precision": "float32",
         "batch_size": 4,
-        "image_shape": [32, 64],
+        "image_shapes": [[32, 64]],
         "git_commits": ["a"],
         "command_lines": [["main.py"]],
     }
@@ -124,8 +124,9 @@ def test_a_run_that_resumes_keeps_its_settings(trained):
     settings = run_folder.earlier_settings(trained)
     words = ["--runs-dir", str(trained.parent), "--run", trained.name]
     given = vars(main.parse_arguments(words))
-    for name in ("dataset", "vgg", "image_shape", "batch_size", "learning_rate", "seed", "limit"):
+    for name in ("vgg", "image_shape", "batch_size", "learning_rate", "seed", "limit"):
         assert given[name] == settings[name], name
+    assert given["dataset"] == [settings["dataset"]]
     assert given["image_shape"] == [32, 96] and given["epochs"] is None
     assert given["data_dir"] == Path(settings["data_dir"]) and given["data_dir"].is_absolute()
     assert main.parse_arguments([*words, "--seed", "5"]).seed == 5
