@@ -112,6 +112,7 @@ def parse_arguments(arguments=None):
     vgg, shape = "conv|full|none|PATH", ("H", "W")
     precisions = ["auto", *PRECISIONS]
     sets = f"auto, {', '.join(DATASETS)}, or folder:DIR in the data folder; several are joined"
+    patience = "end after N epochs without a better validation score; 0: train all epochs"
     add("--dataset", default=["auto"], type=data_set_name, nargs="+", metavar="NAME", help=sets)
     add("--data-dir", default="data", type=path, metavar="DIR", help="holds the data sets")
     add("--runs-dir", default="runs", type=path, metavar="DIR", help="gets a folder for each run")
@@ -119,6 +120,7 @@ def parse_arguments(arguments=None):
     add("--vgg", default="conv", metavar=vgg, help="weights to start on; PATH: a run or VGG16 file")
     add("--image-shape", type=whole, nargs=2, metavar=shape, help="pixels, in training")
     add("--epochs", type=whole, metavar="N", help="how often each picture is seen")
+    add("--patience", default=0, type=at_least(0), metavar="N", help=patience)
     add("--batch-size", default=4, type=whole, metavar="N", help="pictures a step on each device")
     add("--learning-rate", default=2e-4, type=rate, metavar="R", help="the highest")
     add("--precision", default="auto", choices=precisions, help="auto: fastest, answers in float32")
@@ -392,7 +394,7 @@ def pixel_weights(labels, reach, boundary_weight):
 
 
 def train_nn(training, get_batches_fn, epochs, batch_size, validate, stopping=None, bar=None):
-    """Train up to a number of epochs, from where the training stands.
+    """Train up to a number of epochs, from where the training stands, or until it is over.
 
     training: Training; get_batches_fn: of `helper.gen_batch_function`; validate: function () ->
     Tally of the network as it is then; stopping: Stopping, answers a request to stop; bar: tqdm,
@@ -404,7 +406,7 @@ def train_nn(training, get_batches_fn, epochs, batch_size, validate, stopping=No
     if bar is not None:
         bar.reset(bar.total * (epochs - len(training.progress.history)) // epochs)
     with stopping.deferred():
-        while len(training.progress.history) < epochs:
+        while not training.is_over(epochs):
             try:
                 train_epoch(training, get_batches_fn, batch_size, stopping, bar)
                 row = training.finish_epoch(validate)
@@ -507,7 +509,8 @@ def train(job, network, answering_network, stopping):
     compile_network = functools.partial(optimize, network, rate, steps, job.recipe, team)
     slices = math.ceil(batch_size / (settings["batch_size"] * team.devices))
     team.from_first(lambda: checkpoint.check_room(job.folder, 4 * network.count_params()))
-    state = Training(network, compile_network, job.folder, team, slices)
+    patience = settings["patience"], settings["patience_since"]
+    state = Training(network, compile_network, job.folder, team, slices, *patience)
     total = epochs * (TRAINING_COST * len(training) + len(validation))
     with terminal.progress(total=total, desc="training", unit="pass", smoothing=0.1) as bar:
 

@@ -120,7 +120,9 @@ def compiler(network, rate=1e-3, steps=10, recipe=SMALL_RECIPE, eagerly=True):
     return compile_network
 
 
-def train_one_batch(folder, network, batch, epochs, rate, stopping=None, steps=20, eagerly=False):
+def train_one_batch(
+    folder, network, batch, epochs, rate, stopping=None, steps=20, eagerly=False, patience=0
+):
     """Train on one batch, `steps` times an epoch, as `main.run` would. Returns its validate."""
     pictures, labels = batch
 
@@ -133,7 +135,7 @@ def train_one_batch(folder, network, batch, epochs, rate, stopping=None, steps=2
         return tally
 
     compile_network = compiler(network, rate, steps * epochs, eagerly=eagerly)
-    state = trainer.Training(network, compile_network, folder)
+    state = trainer.Training(network, compile_network, folder, patience=patience)
     main.train_nn(state, Repeat(batch, steps), epochs, 2, validate, stopping)
     return validate
 

@@ -20,8 +20,8 @@ from tests.small import HERE
 COMMANDS = {module.__name__: module for module in (main, predict, evaluate, export, report, bench)}
 USAGE = {
     "main": """[-h] [--dataset NAME [NAME ...]] [--data-dir DIR]
-        [--runs-dir DIR] [--run NAME] [--vgg conv|full|none|PATH] [--image-shape H W] [--epochs N]
-        [--batch-size N] [--learning-rate R]
+        [--runs-dir DIR] [--run NAME] [--vgg conv|full|none|PATH] [--image-shape H W]
+        [--epochs N] [--patience N] [--batch-size N] [--learning-rate R]
         [--precision {auto,float32,mixed_bfloat16,mixed_float16}] [--devices N] [--seed N]
         [--limit N]""",
     "predict": """[-h] [--run RUN] [--output DIR]
@@ -37,12 +37,13 @@ USAGE = {
 # What is typed -> what is read: first without any flag, then with all of them.
 READ = {
     "main": """dataset=['auto'], data_dir=Path('data'), runs_dir=Path('runs'), run=None, vgg='conv',
-        image_shape=None, epochs=None, batch_size=4, learning_rate=0.0002, precision='auto',
-        devices=None, seed=0, limit=None""",
+        image_shape=None, epochs=None, patience=0, batch_size=4,
+        learning_rate=0.0002, precision='auto', devices=None, seed=0, limit=None""",
     "main --dataset camvid folder:own --data-dir d --runs-dir r --run new --vgg a.h5 "
-    "--image-shape 32 96 --epochs 3 --batch-size 2 --learning-rate 1 --precision float32 "
-    "--devices 2 --seed 7 --limit 9": """dataset=['camvid', 'folder:own'], data_dir=Path('d'),
-        runs_dir=Path('r'), run='new', vgg='a.h5', image_shape=[32, 96], epochs=3, batch_size=2,
+    "--image-shape 32 96 --epochs 3 --patience 2 --batch-size 2 --learning-rate 1 "
+    "--precision float32 --devices 2 --seed 7 --limit 9": """
+        dataset=['camvid', 'folder:own'], data_dir=Path('d'), runs_dir=Path('r'), run='new',
+        vgg='a.h5', image_shape=[32, 96], epochs=3, patience=2, batch_size=2,
         learning_rate=1.0, precision='float32', devices=2, seed=7, limit=9""",
     "predict a.png b.png": """paths=['a.png', 'b.png'], run=None, output=None,
         save=['overlay'], scale=None, every=1, thorough=False""",

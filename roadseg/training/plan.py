@@ -94,6 +94,19 @@ def default_epochs(data_set):
     return data_set.epochs * (1 if device_kind() == "cpu" else GPU_EPOCHS_FACTOR)
 
 
+def decide_length(folder, settings, earlier, data_set):
+    """Decide how long a run trains.
+
+    earlier: its settings so far. Returns {"epochs", "patience_since": epoch from which epochs
+    without a better score count, which is where --epochs was raised}.
+    """
+    before, since = earlier.get("epochs"), earlier.get("patience_since", 0)
+    epochs = settings["epochs"] or before or default_epochs(data_set)
+    if before and before < epochs:
+        since = len(run_folder.read_log(folder))
+    return {"epochs": epochs, "patience_since": since}
+
+
 def open_folder(settings, lock, data_set, team, files):
     """Open the run's folder.
 
@@ -104,10 +117,11 @@ def open_folder(settings, lock, data_set, team, files):
     """
     folder = run_folder.open_run(Path(settings["runs_dir"]), settings["run"])
     earlier = run_folder.earlier_settings(folder)
-    epochs = settings["epochs"] or earlier.get("epochs") or default_epochs(data_set)
-    decided = {"epochs": epochs}
+    decided = decide_length(folder, settings, earlier, data_set)
+    epochs = decided["epochs"]
     if run_folder.is_finished(folder, settings | decided, files):
-        terminal.say(f"{folder}: this run is finished; give more --epochs to resume it")
+        more = "--epochs or --patience" if run_folder.ended_early(folder, earlier) else "--epochs"
+        terminal.say(f"{folder}: this run is finished; give more {more} to resume it")
         return str(folder), {}
     checkpoint.check_kept(folder)
     lock.enter_context(run_folder.lock_run(folder))

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import itertools
 import json
+import math
 import os
 import platform
 import subprocess
@@ -34,7 +35,7 @@ FIXED_SETTINGS = (
 # Flags of main.py that need not be repeated to resume a run.
 FLAGS = (
     *("dataset", "data_dir", "vgg", "image_shape", "batch_size", "learning_rate", "precision"),
-    *("seed", "limit"),
+    *("seed", "limit", "patience"),
 )
 
 
@@ -161,7 +162,19 @@ def is_finished(folder, settings, files):
             f"{folder}: this run has {name} {before.get(name)}, not {now.get(name)}; "
             "give the same settings to resume it, or another --run"
         )
-    return (folder / "metrics.json").is_file() and earlier["epochs"] >= settings["epochs"]
+    return (folder / "metrics.json").is_file() and not _asks_for_more(folder, earlier, settings)
+
+
+def _asks_for_more(folder, earlier, settings):
+    """Tell whether settings ask for more epochs than a run with results had."""
+    before, now = (each.get("patience") or math.inf for each in (earlier, settings))
+    is_more_patient = now > before and ended_early(folder, earlier)
+    return settings["epochs"] > earlier["epochs"] or is_more_patient
+
+
+def ended_early(folder, settings):
+    """Tell whether a run with results has fewer epochs than its settings say: --patience."""
+    return len(read_log(folder)) < settings["epochs"]
 
 
 def _fixed(settings):

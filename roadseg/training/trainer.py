@@ -24,15 +24,26 @@ TRAINING_COST = 3  # of a training picture, in forward passes; the backward pass
 class Training:
     """A network, its optimizer and its progress: what a checkpoint holds."""
 
-    def __init__(self, network, compile_network, folder, team=devices.ONE_DEVICE, least_slices=1):
+    def __init__(
+        self,
+        network,
+        compile_network,
+        folder,
+        team=devices.ONE_DEVICE,
+        least_slices=1,
+        patience=0,
+        patience_since=0,
+    ):
         """Resume from the run's newest state, or start with the network as it is.
 
         network: of `main.layers`; compile_network: function (slowdown, slices) -> result of
         `main.optimize`; folder: of the run, used by process 0 alone; least_slices: fewest slices
-        of a batch.
+        of a batch; patience: epochs without a better validation score that end the training, 0: it
+        does not end early; patience_since: the epoch from which they count.
         """
         self.network, self.compile_network = network, compile_network
         self.folder, self.team, self.least_slices = folder, team, least_slices
+        self.patience, self.patience_since = patience, patience_since
         if not self.restore():
             self.save()
 
@@ -135,6 +146,18 @@ class Training:
         progress.history.append(row)
         progress.begin_epoch()
         return row
+
+    def is_over(self, epochs):
+        """Return whether a training of so many epochs is over. That it ends early is said."""
+        done, best = len(self.progress.history), self.progress.best
+        since = max(best["epoch"] if best else 0, self.patience_since)
+        if done < epochs and 0 < self.patience <= done - since:
+            terminal.say(
+                f"no better validation score in {self.patience} epochs: training ends after epoch "
+                f"{done} of {epochs}; epoch {best['epoch']} is the best"
+            )
+            return True
+        return done >= epochs
 
     def go_back(self, reason):
         """Return to the newest state with half the learning rate, MAXIMUM_RETURNS times."""

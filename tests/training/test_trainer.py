@@ -152,16 +152,28 @@ class StopAt(stopping.Stopping):
         super().check()
 
 
-def train_with_stops(folder, stops, eagerly):
-    """Train two epochs of five steps, started again after each stop. Returns all that is saved."""
+def train_with_stops(folder, stops, eagerly, epochs=2, steps=5, patience=0):
+    """Train, started again after each stop. Returns all that is saved."""
     for stop in (*stops, None):
-        network, stopper = small_network(), StopAt(stop) if stop else None
+        network, stopper, batch = (
+            small_network(),
+            StopAt(stop) if stop else None,
+            one_batch((32, 64)),
+        )
         with pytest.raises(StopRequest) if stop else contextlib.nullcontext():
-            train_one_batch(folder, network, one_batch((32, 64)), 2, 1e-3, stopper, 5, eagerly)
+            train_one_batch(folder, network, batch, epochs, 1e-3, stopper, steps, eagerly, patience)
     arrays, progress = checkpoint.load(folder, print)
-    assert len((folder / "log.csv").read_text().splitlines()) == 1 + 2
+    assert len(run_folder.read_log(folder)) == len(progress.history)
     rows = [row | {"seconds": None} for row in progress.history]
     return [*arrays.values(), *network.get_weights()], rows
+
+
+def assert_same(saved, others):
+    """Bit by bit; of `train_with_stops`."""
+    (arrays, rows), (other_arrays, other_rows) = saved, others
+    assert rows == other_rows
+    for one, other in zip(arrays, other_arrays, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.fixture(scope="module")
@@ -178,13 +190,8 @@ def undisturbed(tmp_path_factory):
 )
 def test_a_stopped_run_ends_as_an_undisturbed_one(stops, eagerly, undisturbed, tmp_path):
     """Bit by bit, whether stopped at a step or in the validation (checks 6 and 7)."""
-    (whole, rows), (resumed, others) = (
-        undisturbed[eagerly],
-        train_with_stops(tmp_path, stops, eagerly),
-    )
-    assert rows == others
-    for one, other in zip(whole, resumed, strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert len(undisturbed[eagerly][1]) == 2
+    assert_same(train_with_stops(tmp_path, stops, eagerly), undisturbed[eagerly])
 
 
 def state_files(folder):
