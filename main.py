@@ -127,6 +127,7 @@ def parse_arguments(arguments=None):
     add("--devices", type=whole, metavar="N", help="of each machine to use; default: all")
     add("--seed", default=0, type=at_least(0), metavar="N", help="of every random number")
     add("--limit", type=whole, metavar="N", help="use at most N pictures of each part")
+    add("--tensorboard", action="store_true", help="write its event files into RUN/tensorboard")
     given = parser.parse_args(arguments)
     if given.run:
         parser.set_defaults(**run_folder.defaults_to_resume(given.runs_dir / given.run))

@@ -16,6 +16,7 @@ import numpy as np
 from roadseg.data.vgg_weights import BEST
 from roadseg.errors import UserError
 from roadseg.files import file_digest, read_json, write_atomically, write_csv, write_json
+from roadseg.training import event_files
 
 FORMAT = 3  # of manifest.json
 STATES_KEPT = 2
@@ -154,8 +155,9 @@ def _write_states(folder, states):
 
 
 def publish(folder, progress):
-    """Write log.csv and best.weights.h5 as progress has them."""
+    """Write log.csv, event files and best.weights.h5 as progress has them."""
     write_csv(folder / "log.csv", progress.history, LOG_FIELDS)
+    event_files.write(folder, progress.history)
     for name in progress.best_file:
         kept, shown = manifest_path(folder).with_name(name), folder / BEST
         if not (shown.is_file() and shown.samefile(kept)):

@@ -14,7 +14,7 @@ from roadseg.data.layouts import Sample, subsample
 from roadseg.devices import Team
 from roadseg.engine import device_kind, device_names, expected_seconds, faster_precision, keras
 from roadseg.files import write_json
-from roadseg.training import checkpoint, run_folder
+from roadseg.training import checkpoint, event_files, run_folder
 
 GPU_EPOCHS_FACTOR = 3  # x Dataset.epochs, which suit a CPU; the last gains are slow
 
@@ -115,6 +115,8 @@ def open_folder(settings, lock, data_set, team, files):
     {} for a run that is finished). A run that resumes keeps its epochs, its steps and their
     precision, on any machine.
     """
+    if settings["tensorboard"]:
+        event_files.load_tensorflow()
     folder = run_folder.open_run(Path(settings["runs_dir"]), settings["run"])
     earlier = run_folder.earlier_settings(folder)
     decided = decide_length(folder, settings, earlier, data_set)
@@ -141,6 +143,8 @@ def open_folder(settings, lock, data_set, team, files):
         )
     run_folder.note_settings(folder, settings | decided)
     write_json(run_folder.data_path(folder), files)
+    if settings["tensorboard"]:
+        event_files.prepare(folder)
     (folder / "metrics.json").unlink(missing_ok=True)  # of fewer epochs: it would seem finished
     shapes = " and ".join("x".join(map(str, shape)) for shape in settings["image_shapes"])
     terminal.say(f"run: {folder}, {epochs} epochs, pictures of {shapes} pixels")

@@ -82,6 +82,7 @@ def test_a_gpu_sees_each_picture_more_often_and_a_run_keeps_its_number(tmp_path,
         "precision": "float32",
         "batch_size": 4,
         "image_shapes": [[32, 64]],
+        "tensorboard": False,
         "git_commits": ["a"],
         "command_lines": [["main.py"]],
     }
