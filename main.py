@@ -36,7 +36,7 @@ from roadseg.errors import LossError, MemoryShortError, StopRequest, UserError
 from roadseg.files import read_json
 from roadseg.page.results import write_results
 from roadseg.stopping import Stopping
-from roadseg.training import checkpoint, plan, run_folder
+from roadseg.training import budget, checkpoint, plan, run_folder
 from roadseg.training.trainer import TRAINING_COST, Training, disk_error, tell, train_epoch
 from roadseg.training.validation import make_validate
 
@@ -119,7 +119,9 @@ def parse_arguments(arguments=None):
     add("--run", metavar="NAME", help="name of the run; an old name resumes; default: the time")
     add("--vgg", default="conv", metavar=vgg, help="weights to start on; PATH: a run or VGG16 file")
     add("--image-shape", type=whole, nargs=2, metavar=shape, help="pixels, in training")
-    add("--epochs", type=whole, metavar="N", help="how often each picture is seen")
+    length = parser.add_mutually_exclusive_group().add_argument
+    length("--epochs", type=whole, metavar="N", help="how often each picture is seen")
+    length("--minutes", type=rate, metavar="M", help="time to train: as many epochs as fit")
     add("--patience", default=0, type=at_least(0), metavar="N", help=patience)
     add("--batch-size", default=4, type=whole, metavar="N", help="pictures a step on each device")
     add("--learning-rate", default=2e-4, type=rate, metavar="R", help="the highest")
@@ -496,22 +498,27 @@ def build_networks(weights, job):
 def train(job, network, answering_network, stopping):
     """Train a network from where the run stands; the other one of `build_networks` validates it."""
     settings, team, (training, validation, _) = job.settings, job.team, job.split.parts
-    epochs, shape, batch_size = (
-        settings[name] for name in ("epochs", "image_shape", "pictures_a_step")
-    )
+    shape, batch_size = settings["image_shape"], settings["pictures_a_step"]
     # Adam's rule: the rate grows with the root of the batch (S. Malladi et al.: On the SDEs and
     # Scaling Rules for Adaptive Gradient Algorithms, arXiv:2205.10287).
     rate = settings["learning_rate"] * math.sqrt(batch_size / settings["batch_size"])
     get_batches_fn = helper.gen_batch_function(
         training, job.data_set, shape, settings["seed"], job.recipe, team
     )
-    plan.tell_plan(job, network, trained=epochs * len(training), predicted=epochs * len(validation))
-    steps = epochs * get_batches_fn.count(batch_size)
-    compile_network = functools.partial(optimize, network, rate, steps, job.recipe, team)
+    plan.tell_plan(job, network)
     slices = math.ceil(batch_size / (settings["batch_size"] * team.devices))
     team.from_first(lambda: checkpoint.check_room(job.folder, 4 * network.count_params()))
     patience = settings["patience"], settings["patience_since"]
-    state = Training(network, compile_network, job.folder, team, slices, *patience)
+
+    def begin(epochs):
+        steps = epochs * get_batches_fn.count(batch_size)
+        compile_network = functools.partial(optimize, network, rate, steps, job.recipe, team)
+        return Training(network, compile_network, job.folder, team, slices, *patience)
+
+    epochs = settings["epochs"] or budget.fit_epochs(
+        job, begin(1), get_batches_fn, make_validate(job, network, answering_network)
+    )
+    state = begin(epochs)
     total = epochs * (TRAINING_COST * len(training) + len(validation))
     with terminal.progress(total=total, desc="training", unit="pass", smoothing=0.1) as bar:
 

@@ -21,7 +21,7 @@ COMMANDS = {module.__name__: module for module in (main, predict, evaluate, expo
 USAGE = {
     "main": """[-h] [--dataset NAME [NAME ...]] [--data-dir DIR]
         [--runs-dir DIR] [--run NAME] [--vgg conv|full|none|PATH] [--image-shape H W]
-        [--epochs N] [--patience N] [--batch-size N] [--learning-rate R]
+        [--epochs N | --minutes M] [--patience N] [--batch-size N] [--learning-rate R]
         [--precision {auto,float32,mixed_bfloat16,mixed_float16}] [--devices N] [--seed N]
         [--limit N] [--tensorboard]""",
     "predict": """[-h] [--run RUN] [--output DIR]
@@ -37,14 +37,14 @@ USAGE = {
 # What is typed -> what is read: first without any flag, then with all of them.
 READ = {
     "main": """dataset=['auto'], data_dir=Path('data'), runs_dir=Path('runs'), run=None, vgg='conv',
-        image_shape=None, epochs=None, patience=0, batch_size=4,
+        image_shape=None, epochs=None, minutes=None, patience=0, batch_size=4,
         learning_rate=0.0002, precision='auto', devices=None, seed=0, limit=None,
         tensorboard=False""",
     "main --dataset camvid folder:own --data-dir d --runs-dir r --run new --vgg a.h5 "
     "--image-shape 32 96 --epochs 3 --patience 2 --batch-size 2 --learning-rate 1 "
     "--precision float32 --devices 2 --seed 7 --limit 9 --tensorboard": """
         dataset=['camvid', 'folder:own'], data_dir=Path('d'), runs_dir=Path('r'), run='new',
-        vgg='a.h5', image_shape=[32, 96], epochs=3, patience=2, batch_size=2,
+        vgg='a.h5', image_shape=[32, 96], epochs=3, minutes=None, patience=2, batch_size=2,
         learning_rate=1.0, precision='float32', devices=2, seed=7, limit=9,
         tensorboard=True""",
     "predict a.png b.png": """paths=['a.png', 'b.png'], run=None, output=None,
@@ -95,6 +95,8 @@ def test_what_is_typed_and_what_is_not_is_read_as_this(words, tmp_path, monkeypa
     "words",
     [
         "main --epochs 0",
+        "main --minutes 0",
+        "main --epochs 3 --minutes 1",
         "main --batch-size 1.5",
         "main --seed -1",
         "main --image-shape 10",

@@ -13,6 +13,7 @@ from roadseg.data.datasets import JOINT, Dataset
 from roadseg.data.layouts import Sample, subsample
 from roadseg.devices import Team
 from roadseg.engine import device_kind, device_names, expected_seconds, faster_precision, keras
+from roadseg.errors import UserError
 from roadseg.files import write_json
 from roadseg.training import checkpoint, event_files, run_folder
 
@@ -97,11 +98,18 @@ def default_epochs(data_set):
 def decide_length(folder, settings, earlier, data_set):
     """Decide how long a run trains.
 
-    earlier: its settings so far. Returns {"epochs", "patience_since": epoch from which epochs
-    without a better score count, which is where --epochs was raised}.
+    earlier: its settings so far. Returns {"epochs": None while --minutes is to decide it,
+    "patience_since": epoch from which epochs without a better score count, which is where --epochs
+    was raised}. Raises UserError if --minutes comes too late.
     """
     before, since = earlier.get("epochs"), earlier.get("patience_since", 0)
-    epochs = settings["epochs"] or before or default_epochs(data_set)
+    minutes = settings["minutes"]
+    if before and minutes not in (None, earlier.get("minutes")):
+        raise UserError(
+            f"{folder}: --minutes {minutes:g} comes too late, this run is one of {before} epochs; "
+            "give more --epochs, or another --run"
+        )
+    epochs = settings["epochs"] or before or (None if minutes else default_epochs(data_set))
     if before and before < epochs:
         since = len(run_folder.read_log(folder))
     return {"epochs": epochs, "patience_since": since}
@@ -136,7 +144,7 @@ def open_folder(settings, lock, data_set, team, files):
     }
     for name in ("git_commits", "command_lines"):
         decided[name] = earlier.get(name, []) + settings[name]
-    if earlier.get("epochs", epochs) < epochs:
+    if earlier.get("epochs") and earlier["epochs"] < epochs:
         terminal.say(
             f"{folder}: {epochs} epochs instead of {earlier['epochs']}: the learning rate rises "
             f"again, and the result differs from a run planned with {epochs}"
@@ -147,16 +155,20 @@ def open_folder(settings, lock, data_set, team, files):
         event_files.prepare(folder)
     (folder / "metrics.json").unlink(missing_ok=True)  # of fewer epochs: it would seem finished
     shapes = " and ".join("x".join(map(str, shape)) for shape in settings["image_shapes"])
-    terminal.say(f"run: {folder}, {epochs} epochs, pictures of {shapes} pixels")
+    length = f"{epochs} epochs" if epochs else f"{settings['minutes']:g} minutes"
+    terminal.say(f"run: {folder}, {length}, pictures of {shapes} pixels")
     return str(folder), decided
 
 
-def tell_plan(job, network, trained, predicted):
-    """Print devices, precision and estimated time; trained, predicted: pictures in total."""
-    settings, devices = job.settings, job.team.devices
-    precision = settings["training_precision"]
-    seconds = expected_seconds(network, settings["image_shape"], precision, trained, predicted)
+def tell_plan(job, network):
+    """Print devices, precision and estimated time."""
+    settings, devices, shape = job.settings, job.team.devices, job.settings["image_shape"]
+    precision, length = settings["training_precision"], "timing an epoch"
+    if epochs := settings["epochs"]:
+        trained, predicted = (epochs * len(part) for part in job.split.parts[:2])
+        seconds = expected_seconds(network, shape, precision, trained, predicted)
+        length = f"about {math.ceil(seconds / 60 / devices)} min in total"
     terminal.say(
         f"{precision}, {settings['pictures_a_step']} pictures a step, on {device_names(devices)}: "
-        f"about {math.ceil(seconds / 60 / devices)} min in total"
+        f"{length}"
     )

@@ -35,7 +35,7 @@ FIXED_SETTINGS = (
 # Flags of main.py that need not be repeated to resume a run.
 FLAGS = (
     *("dataset", "data_dir", "vgg", "image_shape", "batch_size", "learning_rate", "precision"),
-    *("seed", "limit", "patience", "tensorboard"),
+    *("seed", "limit", "minutes", "patience", "tensorboard"),
 )
 
 

@@ -1,0 +1,92 @@
+"""A time budget, --minutes: an epoch is timed, then as many are trained as fit."""
+
+import contextlib
+import itertools
+import math
+import time
+
+from roadseg import terminal
+from roadseg.answering.network import prediction_batch
+from roadseg.errors import MemoryShortError, UserError
+from roadseg.training import run_folder
+from roadseg.training.trainer import take_step
+
+TIMED_SECONDS = 10  # of steps, after the first, which compiles
+SAVE_COST = 4 / 3  # of an epoch, in saves of a state: the best weights, too
+
+
+def fit_epochs(job, training, get_batches_fn, validate):
+    """Decide how many epochs fit into a run's minutes, and note it in settings.json.
+
+    training: Training, on which steps are tried; it is no good afterwards, and the next one loads
+    the state that was saved before them. validate: function of `make_validate`. Raises UserError
+    if no epoch fits.
+    """
+    seconds = None
+    while not seconds:
+        try:
+            seconds = measure(job, training, get_batches_fn, validate)
+        except MemoryShortError as error:
+            training.cut_batches(error, job.settings["pictures_a_step"])
+    return job.team.from_first(lambda: decide(job, *seconds))
+
+
+def measure(job, training, get_batches_fn, validate):
+    """Time steps, a validation and a save.
+
+    Returns the seconds that pass before the first epoch, compiling again included, and those of an
+    epoch.
+    """
+    team, (samples, validation, _) = job.team, job.split.parts
+    began, saving = time.monotonic(), seconds_of(training.save)
+    with contextlib.closing(endless(get_batches_fn, job.settings["pictures_a_step"])) as batches:
+        compiling = seconds_of(lambda: try_step(training, next(batches)))
+        picture = seconds_a_picture(training, batches)
+    few = validation[: prediction_batch(team)]
+    compiling += team.from_first(lambda: seconds_of(lambda: validate(few)))
+    validating = team.from_first(lambda: seconds_of(validate))
+    epoch = len(samples) * picture + validating + SAVE_COST * saving
+    return time.monotonic() - began + compiling, epoch
+
+
+def seconds_of(function):
+    """Call a function. Returns the seconds that it takes."""
+    began = time.monotonic()
+    function()
+    return time.monotonic() - began
+
+
+def endless(get_batches_fn, batch_size):
+    """Yield the batches of one epoch after the other: (pictures, labels, count of pictures)."""
+    for epoch in itertools.count():
+        for number, batch in enumerate(get_batches_fn(batch_size, epoch)):
+            yield *batch, len(get_batches_fn.names(batch_size, epoch, number))
+
+
+def try_step(training, batch):
+    """Take a step on a batch of `endless`. Returns its number of pictures."""
+    take_step(training.compiled, *batch[:2], training.team, batch[2], training.slices)
+    return batch[2]
+
+
+def seconds_a_picture(training, batches):
+    """Time steps for TIMED_SECONDS, one at least."""
+    began, pictures, is_short = time.monotonic(), 0, True
+    while is_short:  # in any process, so that all take the same steps
+        pictures += try_step(training, next(batches))
+        (is_short,) = training.team.largest([time.monotonic() - began < TIMED_SECONDS])
+    return (time.monotonic() - began) / pictures
+
+
+def decide(job, start, epoch):
+    """Note how many epochs fit; start, epoch: of `measure`. Returns their number."""
+    minutes = job.settings["minutes"]
+    epochs = int((60 * minutes - start) // epoch)
+    if epochs < 1:
+        raise UserError(
+            f"--minutes {minutes:g}: one epoch takes {epoch / 60:.2f} minutes here, and the start "
+            f"{start / 60:.2f}; give --minutes {math.ceil((start + epoch) / 6) / 10:g} or more"
+        )
+    run_folder.note_settings(job.folder, {"epochs": epochs})
+    terminal.say(f"{epochs} epochs of {epoch:.1f} s fit into {minutes:g} min")
+    return epochs
