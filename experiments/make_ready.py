@@ -30,14 +30,12 @@ OF_THIS_MACHINE = {"data_dir": "data", "runs_dir": "runs"}
 
 
 def round_weights(source, target):
-    """Copy a .weights.h5 with all arrays in float16, compressed."""
+    """Copy a .weights.h5 with all arrays in float16."""
     with h5py.File(source) as given, h5py.File(target, "w") as rounded:
 
         def copy(name, item):
             if isinstance(item, h5py.Dataset):
-                array = item[()].astype(np.float16)
-                packed = {"compression": "gzip", "shuffle": True} if array.ndim else {}
-                copied = rounded.create_dataset(name, data=array, **packed)
+                copied = rounded.create_dataset(name, data=item[()].astype(np.float16))
             else:
                 copied = rounded.require_group(name)
             copied.attrs.update(item.attrs)

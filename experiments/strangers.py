@@ -160,7 +160,7 @@ def score_run(folder, data_dir, names, limit):
                     **found
                 )
             )
-            yield found
+            yield {field: found[field] for field in FIELDS}
 
 
 def main(arguments=None):

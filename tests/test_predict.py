@@ -298,3 +298,17 @@ def test_an_unfinished_output_goes_even_at_a_second_signal(tmp_path):
         predict.open_target(files, path, picture, True, stop)(b"mask", None)
         assert stop.leftovers == {partial_path(path)} == set(tmp_path.iterdir())
     assert list(tmp_path.iterdir()) == [path] and not stop.leftovers
+
+
+def test_the_ready_network_finds_the_road_of_a_street_it_has_not_seen():
+    """Where it is was marked by eye; the photograph as it is, and at a quarter of its light."""
+    find_road, picture = predict.load(), read_image(HERE / "tests" / "street.jpg")
+    for seen in (picture, picture // 4):
+        road = find_road(seen)[..., 1]
+        assert road[200:, 60:380].mean() > 0.95  # the lanes ahead
+        assert road[:100].mean() < 0.02  # sky and trees
+
+
+def test_the_ready_network_tells_no_folder_of_the_machine_it_was_trained_on():
+    texts = [path.read_text() for path in (HERE / "data" / "ready").glob("*.json")]
+    assert len(texts) == 3 and not any(re.search(r'"/|\\\\', text) for text in texts)
