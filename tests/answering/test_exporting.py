@@ -69,11 +69,10 @@ def needs_packages(form):
     return pytest.param(form, marks=[skip, pytest.mark.export])
 
 
-needs_export = pytest.mark.export(
-    pytest.mark.skipif(
-        not importlib.util.find_spec("tf2onnx"), reason="needs requirements-export.txt"
-    )
-)
+def needs_export(test):
+    missing = not importlib.util.find_spec("tf2onnx")
+    skip = pytest.mark.skipif(missing, reason="needs requirements-export.txt")
+    return pytest.mark.export(skip(test))
 
 
 @pytest.mark.parametrize("form", [needs_packages(form) for form in FORMATS])
