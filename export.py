@@ -60,6 +60,7 @@ def export(arguments, stopping):
     exporting.refuse_what_cannot_be_written(form, output)
     rounding.refuse_what_cannot_be_rounded(arguments.format, arguments.precision)
     network, calibration, data_set, settings = load_network(folder, "float32")
+    exporting.refuse_several_shapes(arguments.format, settings["image_shapes"])
     settings |= {"data_dir": arguments.data_dir or settings["data_dir"]}
     exact = arguments.precision == "float32"
     samples = samples_to_check(settings, is_needed=not exact)

@@ -1,5 +1,6 @@
 """Export formats of a trained network, and the check against the run."""
 
+import math
 import os
 import shutil
 import time
@@ -71,14 +72,20 @@ class Resample(keras.layers.Layer):
 
     def _nearest(self, given):
         """Return the (height, width) of those in training whose proportions are nearest."""
-        if len(self.shapes) == 1:
-            return self.shapes[0].tolist()
+        first, *others = self.shapes.tolist()
+        if not others:
+            return first
         ops = keras.ops
         height, width = (ops.cast(size, "float32") for size in given)
-        known = np.log(self.shapes[:, 1] / self.shapes[:, 0]).astype(np.float32)
-        nearest = ops.argmin(ops.abs(known - ops.log(width / height)))
-        wanted = ops.take(self.shapes, nearest, axis=0)
-        return wanted[0], wanted[1]
+        proportions = ops.log(width / height)
+        chosen, nearest = first, ops.abs(math.log(first[1] / first[0]) - proportions)
+        for shape in others:  # by comparisons, because OpenVINO cannot read Keras' argmin
+            distance = ops.abs(math.log(shape[1] / shape[0]) - proportions)
+            chosen = [
+                ops.where(distance < nearest, *pair) for pair in zip(shape, chosen, strict=True)
+            ]
+            nearest = ops.minimum(nearest, distance)
+        return chosen
 
     @staticmethod
     def _weights(given, wanted):
@@ -127,6 +134,15 @@ def refuse_what_cannot_be_written(form, output):
     if output.is_file() and not suffix:
         raise UserError(f"{output}: is a file; this format is a folder: give another --output")
     runtimes.refuse_missing(form.modules, "requirements-export.txt")
+
+
+def refuse_several_shapes(name, image_shapes):
+    """Raise UserError where a format, by its name, can't hold a network of several shapes."""
+    if name == "litert" and len(image_shapes) > 1:
+        raise UserError(
+            f"litert holds networks of one shape alone, this one has {len(image_shapes)}, of "
+            "joined data sets; export it as onnx or openvino"
+        )
 
 
 def compare(answer, expected, pictures):

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -75,9 +76,30 @@ def needs_export(test):
     return pytest.mark.export(skip(test))
 
 
+def copy_with_shapes(run, folder, shapes):
+    """Copy a run and give it other shapes in the network. Returns the copy's folder."""
+    shutil.copytree(run, folder, ignore=lambda *_: ["checkpoint"])
+    settings = json.loads((folder / "settings.json").read_text())
+    (folder / "settings.json").write_text(json.dumps(settings | {"image_shapes": shapes}))
+    return folder
+
+
+@needs_export
+def test_a_network_of_several_shapes_is_no_litert(trained, tmp_path, capsys):
+    run = copy_with_shapes(trained, tmp_path / "run", [[32, 96], [64, 64]])
+    assert run_export(run, "--format", "litert", "--output", tmp_path / "a.tflite") == 2
+    assert "export it as onnx or openvino" in error_line(capsys)
+
+
 @pytest.mark.parametrize("form", [needs_packages(form) for form in FORMATS])
 def test_an_exported_network_answers_as_predict_does(form, trained, random, tmp_path, capsys):
-    """Pictures of several sizes, two at once, in the format's own runtime."""
+    """Pictures of several sizes, two at once, in the format's own runtime.
+
+    The network has two shapes, as that of joined data sets, where the format can hold it.
+    """
+    several = copy_with_shapes(trained, tmp_path / "run", [[32, 96], [64, 64]])
+    if form != "litert":
+        trained = several
     output = tmp_path / FORMATS[form].file_name
     assert run_export(trained, "--format", form, "--output", output) == 0
     assert "checked on 3 pictures: largest difference" in capsys.readouterr().out
