@@ -92,7 +92,7 @@ def listing(texts, shown=SHOWN):
 
 def say(message):
     """Print a message without breaking a progress bar."""
-    tqdm.write(message, file=sys.stdout)
+    tqdm.write(str(message), file=sys.stdout)
     sys.stdout.flush()  # else a log file gets it late
 
 
