@@ -74,7 +74,7 @@ def test_the_program_runs_where_only_jax_is(drawn, narrow_vgg, tmp_path):
     """Trained, scored again, and asked for a picture, without what a GPU machine may lack."""
     folders = ["--data-dir", drawn, "--runs-dir", tmp_path, "--run", "jax", "--vgg", narrow_vgg]
     sizes = ["--image-shape", "32", "96", "--limit", "3", "--epochs", "1"]
-    run, picture = tmp_path / "jax", drawn / "data_road" / "testing" / "image_2" / "um_000000.png"
+    run, picture = tmp_path / "jax", drawn / "data_road" / "training" / "image_2" / "um_000000.png"
     absent = ("av", "jinja2", "pillow_heif")  # TensorFlow cannot be hidden: Keras finds its files
     code = (
         f"import sys; sys.modules |= dict.fromkeys({absent}); import evaluate, main, predict\n"
