@@ -84,14 +84,14 @@ def test_pictures_of_a_batch_have_one_shape_each_in_its_own_proportions(three):
 
 
 def test_a_run_on_several_is_scored_for_each_and_resumes(three, narrow_vgg, tmp_path, capsys):
-    words = ("--dataset", "camvid", "folder:own", "--data-dir", three)
+    words = ("--dataset", "kitti", "folder:own", "--data-dir", three)
     words += ("--runs-dir", tmp_path, "--run", "all", "--image-shape", 32, 64, "--vgg", narrow_vgg)
     assert run_main(*words, "--epochs", 1) == 0
     result = json.loads((tmp_path / "all" / "metrics.json").read_text())
-    assert result["dataset"] == "camvid+folder:own"
-    assert list(result["perspective"]) == ["all", "camvid", "own"]
+    assert result["dataset"] == "kitti+folder:own"
+    assert list(result["perspective"]) == ["all", "kitti", "own"]
     painted = {path.name for path in (tmp_path / "all" / "pictures").iterdir()}
-    assert painted == {"camvid", "own"}  # without testing pictures those that validate
+    assert painted == {"kitti"}  # the folder has no testing pictures
     assert run_main("--runs-dir", tmp_path, "--run", "all", "--epochs", 2) == 0
     assert len((tmp_path / "all" / "log.csv").read_text().splitlines()) == 3
 
