@@ -46,7 +46,7 @@ def parse_arguments(arguments=None):
     add, precisions = parser.add_argument, rounding.PRECISIONS
     add_run(parser)
     add("--format", required=True, choices=list(exporting.FORMATS), help="format to write")
-    add("--precision", default="float32", choices=precisions, help="of the convolutions")
+    add("--precision", default=rounding.FLOAT32, choices=precisions, help="of the convolutions")
     add("--accept-loss", action="store_true", help="write it however much the score falls")
     add("--data-dir", type=Path, metavar="DIR", help="holds the data set; default: as in training")
     add("--output", type=Path, metavar="PATH", help="default: in RUN; for the ready network here")
@@ -59,10 +59,10 @@ def export(arguments, stopping):
     output = arguments.output or run_folder.output_folder(folder) / form.file_name
     exporting.refuse_what_cannot_be_written(form, output)
     rounding.refuse_what_cannot_be_rounded(arguments.format, arguments.precision)
-    network, calibration, data_set, settings = load_network(folder, "float32")
+    network, calibration, data_set, settings = load_network(folder, rounding.FLOAT32)
     exporting.refuse_several_shapes(arguments.format, settings["image_shapes"])
     settings |= {"data_dir": arguments.data_dir or settings["data_dir"]}
-    exact = arguments.precision == "float32"
+    exact = arguments.precision == rounding.FLOAT32
     samples = samples_to_check(settings, is_needed=not exact)
     predict = Predictor(network, calibration)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def write(model, path, arguments, settings, samples):
     model({"picture": np.zeros((1, 32, 32, 3), np.uint8)})  # Keras exports only what was called
     with terminal.quiet_standard_error(), contextlib.redirect_stdout(io.StringIO()):
         model.export(str(path), format=form.keras_name, verbose=False)
-        if arguments.precision != "float32":
+        if arguments.precision != rounding.FLOAT32:
             training = subsample(samples[0], QUANTIZED_ON)
             pictures = [read_image(sample.picture) for sample in training]
             rounding.ROUND[arguments.format, arguments.precision](path, pictures)

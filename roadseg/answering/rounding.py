@@ -5,7 +5,6 @@ Resizing and softmax stay in float32: they cost little, and pixels' places need 
 
 import contextlib
 import logging
-import os
 
 import numpy as np
 
@@ -19,34 +18,21 @@ LARGE = 4096  # numbers in an array that is worth rounding
 
 def openvino_float16(path, pictures):
     """Store the weights in float16; the runtime computes in float32."""
-    import openvino
-
-    _save_openvino(openvino.Core().read_model(path), path, compress_to_fp16=True)
+    runtimes.save_openvino(runtimes.load_openvino(path), path, compress_to_fp16=True)
 
 
 def openvino_int8(path, pictures):
     """Quantize the convolutions after training, on pictures: uint8 [H, W, 3] each."""
     with contextlib.redirect_stdout(None):
         import nncf
-    import openvino
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
     samples = nncf.Dataset([picture[None] for picture in pictures])
     resizing = nncf.IgnoredScope(types=["MatMul"], validate=False)
     model = nncf.quantize(
-        openvino.Core().read_model(path), samples, subset_size=len(pictures), ignored_scope=resizing
+        runtimes.load_openvino(path), samples, subset_size=len(pictures), ignored_scope=resizing
     )
-    _save_openvino(model, path, compress_to_fp16=False)
-
-
-def _save_openvino(model, path, **options):
-    """Save a model in place of the one that it was read from, whose .bin is still mapped."""
-    import openvino
-
-    temporary = path.with_name(f"rounded_{path.name}")
-    openvino.save_model(model, temporary, **options)
-    for suffix in (".xml", ".bin"):
-        os.replace(temporary.with_suffix(suffix), path.with_suffix(suffix))
+    runtimes.save_openvino(model, path)
 
 
 def onnx_float16(path, pictures):

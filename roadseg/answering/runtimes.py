@@ -11,6 +11,7 @@ import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from roadseg.errors import UserError
 
@@ -24,17 +25,17 @@ def describe(settings, precision):
     return known | {"precision": precision}
 
 
-def open_onnx(path):
+def load_onnx(path):
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def answer_onnx(session):
     return lambda pictures: session.run(["probabilities"], {"picture": pictures})[0]
 
 
-def read_onnx(path):
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+def read_onnx(session):
     return session.get_modelmeta().custom_metadata_map[DESCRIPTION]
 
 
@@ -46,7 +47,7 @@ def mark_onnx(path, text):
     onnx.save(model, path)
 
 
-def open_litert(path):
+def answer_litert(path):
     from ai_edge_litert.interpreter import Interpreter
 
     run = Interpreter(str(path), num_threads=os.cpu_count()).get_signature_runner()
@@ -64,30 +65,39 @@ def mark_litert(path, text):
         archive.writestr(DESCRIPTION, text)
 
 
-def open_openvino(path):
+def load_openvino(path):
+    import openvino
+
+    return openvino.Core().read_model(path)
+
+
+def answer_openvino(model):
     import openvino
 
     # The default is bfloat16 on some CPUs.
     exact = {"INFERENCE_PRECISION_HINT": "f32"}
-    model = openvino.Core().compile_model(path, "CPU", exact)
-    return lambda pictures: model({"picture": pictures})["probabilities"]
+    compiled = openvino.Core().compile_model(model, "CPU", exact)
+    return lambda pictures: compiled({"picture": pictures})["probabilities"]
 
 
-def read_openvino(path):
-    import openvino
-
-    return openvino.Core().read_model(path).get_rt_info(DESCRIPTION).astype(str)
+def read_openvino(model):
+    return model.get_rt_info(DESCRIPTION).astype(str)
 
 
 def mark_openvino(path, text):
+    model = load_openvino(path)
+    model.set_rt_info(text, DESCRIPTION)
+    save_openvino(model, path)
+
+
+def save_openvino(model, path, compress_to_fp16=False):
+    """Save a model in place of the one that it was read from, whose .bin is still mapped."""
     import openvino
 
-    model = openvino.Core().read_model(path)
-    model.set_rt_info(text, DESCRIPTION)
-    marked = path.with_name(f"marked_{path.name}")  # the .bin of the first is still mapped
-    openvino.save_model(model, marked, compress_to_fp16=False)
+    temporary = path.with_name(f"new_{path.name}")
+    openvino.save_model(model, temporary, compress_to_fp16=compress_to_fp16)
     for suffix in (".xml", ".bin"):
-        os.replace(marked.with_suffix(suffix), path.with_suffix(suffix))
+        os.replace(temporary.with_suffix(suffix), path.with_suffix(suffix))
 
 
 @dataclass(frozen=True)
@@ -95,15 +105,20 @@ class Runtime:
     """How the files of one suffix are opened, and their descriptions read and written."""
 
     module: str  # the package it needs
-    open: Callable  # path -> function pictures -> probabilities
-    read: Callable  # path -> text
+    load: Callable  # path -> what the next two take
+    answer: Callable  # -> function pictures -> probabilities
+    read: Callable  # -> text
     mark: Callable  # (path, text)
+
+    def open(self, path):
+        """Return the function of a file: pictures -> probabilities."""
+        return self.answer(self.load(path))
 
 
 RUNTIMES = {
-    ".onnx": Runtime("onnxruntime", open_onnx, read_onnx, mark_onnx),
-    ".tflite": Runtime("ai_edge_litert", open_litert, read_litert, mark_litert),
-    ".xml": Runtime("openvino", open_openvino, read_openvino, mark_openvino),
+    ".onnx": Runtime("onnxruntime", load_onnx, answer_onnx, read_onnx, mark_onnx),
+    ".tflite": Runtime("ai_edge_litert", Path, answer_litert, read_litert, mark_litert),
+    ".xml": Runtime("openvino", load_openvino, answer_openvino, read_openvino, mark_openvino),
 }
 
 
@@ -121,12 +136,13 @@ def open_exported(path):
     runtime = RUNTIMES[path.suffix]
     refuse_missing((runtime.module,), "requirements-predict.txt")
     try:
-        answer = runtime.open(path)
+        loaded = runtime.load(path)
+        answer = runtime.answer(loaded)
     except Exception as error:  # runtimes raise many types
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: cannot be opened by {runtime.module} ({reason})") from error
     try:
-        return answer, json.loads(runtime.read(path))
+        return answer, json.loads(runtime.read(loaded))
     except Exception as error:  # likewise
         raise UserError(
             f"{path}: does not say what its classes are; export it again with export.py"
