@@ -94,6 +94,7 @@ class Batches:
         pair_bytes = 4 * image_shape[0] * image_shape[1]
         kept = free_memory_bytes() // 2 // team.neighbours // pair_bytes
         self.read_pair = functools.lru_cache(maxsize=kept)(self.decode_pair)
+        self.order = functools.lru_cache(maxsize=2)(self.draw_order)  # asked for at each step
 
     def __call__(self, batch_size, epoch=0, first=0):
         batches = [self.team.share(batch) for batch in self.order(epoch, batch_size)[first:]]
@@ -112,7 +113,7 @@ class Batches:
         """Return the number of batches in an epoch."""
         return len(self.order(0, batch_size))
 
-    def order(self, epoch, batch_size):
+    def draw_order(self, epoch, batch_size):
         """Return an epoch's batches, shuffled lists of indices; those of one have one shape."""
         random, groups = np.random.default_rng([ORDER, self.seed, epoch]), {}
         for index in random.permutation(len(self.samples)).tolist():
