@@ -3,20 +3,19 @@
     .venv/bin/python experiments/strangers.py RUN [RUN ...] --data-dir DIR [--csv FILE]
 
 Each picture is predicted as `predict.py` does by default. The rows are STRANGERS, data sets whose
-labels tell road from the rest, as far as they are in DIR; then the validation part of the run's own
-data set under each of CHANGES. Of a data set that the run was trained on, only the validation part
+labels tell road from the rest, as far as they are in DIR; the pictures with KITTI's own labels come
+under each of CHANGES. Of a data set that the run was trained on, only the validation part
 counts. Scores are agreement with the labels that are there.
 """
 
 import argparse
 import dataclasses
-import io
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFilter
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -24,6 +23,7 @@ from main import load_run
 from roadseg import terminal
 from roadseg.answering.predictor import read_sample
 from roadseg.command_line import exit_status
+from roadseg.data import light
 from roadseg.data.datasets import JOINT, locate, regroup
 from roadseg.data.layouts import subsample
 from roadseg.errors import UserError
@@ -65,16 +65,6 @@ def by_values(change):
     return changed
 
 
-def blur(picture):
-    return np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(1.5)))
-
-
-def compress(picture):
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "jpeg", quality=10)
-    return np.asarray(Image.open(file))
-
-
 def add_noise(values):
     return values + np.random.default_rng(0).normal(0, 20, values.shape)
 
@@ -85,9 +75,9 @@ CHANGES = {
     "a quarter as bright": by_values(lambda values: values / 4),
     "1.8 times as bright": by_values(lambda values: values * 1.8),
     "fog": by_values(lambda values: 0.4 * values + 0.6 * 190),
-    "blurred by 1.5 pixels": blur,
+    "blurred by 1.5 pixels": functools.partial(light.blur, deviation=1.5),
     "noise of 20": by_values(add_noise),
-    "JPEG quality 10": compress,
+    "JPEG quality 10": functools.partial(light.compress, quality=10),
     "reddish": by_values(lambda values: values * np.float32((1.25, 1.0, 0.7))),
     "bluish": by_values(lambda values: values * np.float32((0.7, 1.0, 1.25))),
 }

@@ -27,12 +27,17 @@ def augment(picture, label, random, recipe):
     return np.stack(channels, axis=-1), warp(label, order=0, mode="constant", cval=VOID)
 
 
+def ratio(random, bounds, size=None):
+    """Draw a ratio: its logarithm is even between the bounds'."""
+    return np.exp(random.uniform(*np.log(bounds), size=size))
+
+
 def _random_affine(shape, random, recipe):
     """Draw the affine map from (row, column) of the result to that of the source."""
     angle = np.deg2rad(random.uniform(*recipe.rotation_degrees))
     turned = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     flip = np.diag([1.0, random.choice([-1.0, 1.0]) if recipe.mirrored else 1.0])
-    zoom = np.exp(random.uniform(*np.log(recipe.zoom)))
+    zoom = ratio(random, recipe.zoom)
     stretch = np.exp(random.uniform(*np.log(recipe.stretch)) / 2)
     stretched = [[stretch, 0.0], [random.uniform(*recipe.lean), 1 / stretch]]
     matrix = np.array(turned) @ flip / zoom @ np.array(stretched)

@@ -5,6 +5,8 @@ import io
 import numpy as np
 from PIL import Image, ImageFilter
 
+from roadseg.data.augmentation import ratio
+
 LUMINANCE_RGB = (0.299, 0.587, 0.114)  # shares of red, green and blue: ITU-R BT.601
 
 
@@ -23,11 +25,6 @@ def vary_light(picture, random, recipe):
         if random.random() < 0.5:
             picture = change(picture, random, recipe)
     return picture
-
-
-def ratio(random, bounds, size=None):
-    """Draw a ratio: its logarithm is even between the bounds'."""
-    return np.exp(random.uniform(*np.log(bounds), size=size))
 
 
 def _retone(picture, random, recipe):
@@ -59,8 +56,7 @@ def _shade(picture, random, recipe):
 
 
 def _blur(picture, random, recipe):
-    deviation = random.uniform(0, recipe.blur_pixels)
-    return np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(deviation)))
+    return blur(picture, random.uniform(0, recipe.blur_pixels))
 
 
 def _add_noise(picture, random, recipe):
@@ -70,7 +66,16 @@ def _add_noise(picture, random, recipe):
 
 
 def _compress(picture, random, recipe):
+    return compress(picture, int(random.integers(*recipe.jpeg_quality)))
+
+
+def blur(picture, deviation):
+    """Blur by a Gaussian; deviation: its standard deviation, pixels."""
+    return np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(deviation)))
+
+
+def compress(picture, quality):
+    """Give a picture JPEG's artefacts; quality: 1 to 95, as Pillow has it."""
     file = io.BytesIO()
-    quality = int(random.integers(*recipe.jpeg_quality))
     Image.fromarray(picture).save(file, "jpeg", quality=quality)
     return np.asarray(Image.open(file))
