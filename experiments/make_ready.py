@@ -80,8 +80,11 @@ def main(arguments=None):
     parser.add_argument("--data-dir", type=Path, default="data", metavar="DIR")
     parser.add_argument("--output", type=Path, default="data/ready", metavar="DIR")
     given = parser.parse_args(arguments)
-    folder = run_folder.find_run(given.run)
-    return exit_status(lambda stopping: make(folder, given.output, given.data_dir))
+
+    def work(stopping):
+        make(run_folder.find_run(given.run), given.output, given.data_dir)
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

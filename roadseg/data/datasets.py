@@ -323,18 +323,16 @@ def join(found):
     parts = {name: regroup(row, classes) for name, (row, _) in found.items()}
 
     def find(_):
-        pairs = [
+        return _put_together(
             [[_renamed(sample, name) for sample in samples] for samples in row.find(folder)]
             for name, (row, folder) in found.items()
-        ]
-        return [list(itertools.chain(*lists)) for lists in zip(*pairs, strict=True)]
+        )
 
     def split(samples, seed):
-        pairs = [
+        return _put_together(
             row.split([sample for sample in samples if sample.data_set == name], seed)
             for name, row in parts.items()
-        ]
-        return [list(itertools.chain(*lists)) for lists in zip(*pairs, strict=True)]
+        )
 
     return Dataset(
         title=", ".join(row.title for row in rows),
@@ -348,6 +346,11 @@ def join(found):
         parts=parts,
         **classes_of_own(classes),
     )
+
+
+def _put_together(pairs):
+    """Make one pair of lists of several: (all first ones, all second ones)."""
+    return [list(itertools.chain(*lists)) for lists in zip(*pairs, strict=True)]
 
 
 def with_shapes(row, samples, image_shape):
