@@ -1,9 +1,9 @@
 """Score a network on labelled pictures and calibrate its probabilities."""
 
 from roadseg import terminal
-from roadseg.answering.predictor import PREDICTION_BATCH, predict_samples, read_sample
+from roadseg.answering.predictor import PREDICTION_BATCH, nearest_shape, predict_ahead, read_sample
 from roadseg.data.calibration_files import read_calibrations
-from roadseg.data.pictures import read_label
+from roadseg.data.pictures import WORKERS, map_ahead, read_label
 from roadseg.files import write_json
 from roadseg.scoring.calibration import fit_calibration
 from roadseg.scoring.metrics import CLASS_SCORES
@@ -28,19 +28,28 @@ def score_pictures(
     calibrations=None,
     after_each=lambda *_: None,
     read=read_sample,
+    read_label=read_label,
 ):
     """Compare predictions with labels in the pictures' own size. Returns a Tally.
 
-    calibrations: {sample's name: matrices of `read_calibration`}, for scores from above;
-    after_each: function (sample, picture, label, probabilities, calibration or None); read: of
-    `predict_ahead`.
+    Threads read and count beside the network. calibrations: {sample's name: matrices of
+    `read_calibration`}, for scores from above; after_each: function (sample, picture, label,
+    probabilities, calibration or None); read: of `predict_ahead`; read_label: function (sample,
+    data_set) -> uint8 [H, W].
     """
     tally, calibrations = Tally(data_set.classes), calibrations or {}
-    output = predict_samples(predict, samples, image_shape, batch_size, read)
-    for sample, picture, probabilities in output:
+
+    def count(answer):
+        sample, picture, probabilities = answer[0], answer[1], answer[2].array()
         label, calibration = read_label(sample, data_set), calibrations.get(sample.name)
-        tally.add(label, probabilities, data_set.category(sample), calibration)
-        after_each(sample, picture, label, probabilities, calibration)
+        counted = Tally(data_set.classes)
+        counted.add(label, probabilities, data_set.category(sample), calibration)
+        return sample, picture, label, probabilities, calibration, counted
+
+    answers = predict_ahead(predict, samples, read, nearest_shape(image_shape), batch_size)
+    for *seen, counted in map_ahead(count, answers, WORKERS):
+        tally += counted
+        after_each(*seen)
     return tally
 
 

@@ -45,12 +45,25 @@ class Tally:
                 label = birds_eye.look_down(label, places, VOID)
                 self._count("birds_eye", category, label, birds_eye.look_down(confidence, places))
 
+    def __iadd__(self, other):
+        """Add the counts of other pictures."""
+        self.confusion += other.confusion
+        self.log_odds += other.log_odds
+        self.loss_sum += other.loss_sum
+        for category, number in other.pictures.items():
+            self.pictures[category] = self.pictures.get(category, 0) + number
+        for view, categories in other.views.items():
+            for category, counted in categories.items():
+                self._add_view(view, category, *counted)
+        return self
+
     def _count(self, view, category, label, confidence):
-        counts, pictures = self.views[view].get(category, (0, 0))
-        self.views[view][category] = (
-            counts + metrics.confidence_counts(label, confidence),
-            pictures + 1,
-        )
+        self._add_view(view, category, metrics.confidence_counts(label, confidence), 1)
+
+    def _add_view(self, view, category, counts, number):
+        """Add the counts of `number` pictures, seen in a view."""
+        before, pictures = self.views[view].get(category, (0, 0))
+        self.views[view][category] = before + counts, pictures + number
 
     @property
     def loss(self):

@@ -79,7 +79,7 @@ def test_pretrained_edges_stay_as_they_are_and_outlive_a_kill(tmp_path, random):
 
 
 def test_a_run_goes_on_in_the_precision_it_began_with(narrow_vgg, drawn, tmp_path, monkeypatch):
-    """It trains in it, on whatever machine, and answers in float32, in each epoch and later."""
+    """It trains and validates in it, on whatever machine, and answers in float32."""
     seen, train = [], main.train
 
     def watched(job, *networks):
@@ -100,7 +100,7 @@ def test_a_run_goes_on_in_the_precision_it_began_with(narrow_vgg, drawn, tmp_pat
     predict = Predictor(network)
     loss = score_pictures(predict, validation, data_set, settings["image_shape"]).loss
     best = checkpoint.load(tmp_path / "first", print)[1].best
-    assert loss == pytest.approx(best["val_loss"], rel=1e-5)
+    assert loss == pytest.approx(best["val_loss"], rel=1e-2)  # bfloat16 has 8 bits
 
 
 @pytest.fixture
