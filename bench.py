@@ -36,12 +36,20 @@ from roadseg.data.datasets import DATASETS
 from roadseg.data.pictures import resample
 from roadseg.devices import ONE_DEVICE
 from roadseg.drawn import scenes
-from roadseg.engine import FLOAT32, faster_precision, keras, matrix_product_rate, operations
+from roadseg.engine import (
+    FLOAT32,
+    device_kind,
+    faster_precision,
+    keras,
+    matrix_product_rate,
+    operations,
+    peak_memory_bytes,
+)
 from roadseg.files import write_csv, write_json
 from roadseg.stopping import Stopping
 from roadseg.training import checkpoint, run_folder
 from roadseg.training.plan import Job, Split
-from roadseg.training.trainer import Training, take_step, train_epoch
+from roadseg.training.trainer import STEPS_AHEAD, Training, train_epoch
 from roadseg.training.validation import make_validate
 
 ALONE = "network alone in Keras"
@@ -55,10 +63,14 @@ CASES = (  # pictures' shape, shape in the network, number of pictures for predi
     (KITTI_SHAPE, KITTI_SHAPE, 24),
 )
 VGG = "conv"  # weights at the start
-BATCH_SIZE, LEARNING_RATE = 4, 2e-4
+LEARNING_RATE = 2e-4
 DRAWN = 12  # different pictures
+COPIES = 4  # of them in an epoch, which is long enough that a checkpoint counts little
 ROUNDS = 2
-SECONDS = 6.0  # of a measurement, about
+# By kind of device: pictures a step, seconds of a measurement, about, and pictures predicted at
+# once.
+BATCH_SIZES, SECONDS = {"cpu": 4, "gpu": 16}, {"cpu": 6.0, "gpu": 2.0}
+AT_ONCE = {"cpu": (PREDICTION_BATCH,), "gpu": (PREDICTION_BATCH, 1, 16, 64)}
 
 
 def parse_arguments(arguments=None):
@@ -106,19 +118,19 @@ def draw_pictures(folder, shape, count):
     return np.stack(pictures[:PREDICTION_BATCH])
 
 
-def rate_of(function, batch):
-    """Call a function with a batch repeatedly. Returns pictures a second."""
-    function(batch)
+def rate_of(function, pictures):
+    """Call a function on so many pictures repeatedly. Returns pictures a second."""
+    function()
     count, started = 0, time.perf_counter()
-    while (seconds := time.perf_counter() - started) < SECONDS:
-        function(batch)
-        count += len(batch)
+    while (seconds := time.perf_counter() - started) < SECONDS[device_kind()]:
+        function()
+        count += pictures
     return count / seconds
 
 
 def rate_of_matrix_product(picture_operations, precision=FLOAT32):
     """Multiply large matrices. Returns the rate as pictures a second."""
-    return matrix_product_rate(precision, 4096, SECONDS) / picture_operations
+    return matrix_product_rate(precision, SECONDS[device_kind()]) / picture_operations
 
 
 def rate_of_predict(run, pictures, kind):
@@ -132,7 +144,13 @@ def rate_of_export(run, name, batch):
     path = run / FORMATS[name].file_name
     if not path.exists():
         export.export(export.parse_arguments(["--run", str(run), "--format", name]), Stopping())
-    return rate_of(FORMATS[name].open(path), batch)
+    return rate_of(functools.partial(FORMATS[name].open(path), batch), len(batch))
+
+
+def rate_of_network(network, pictures, number):
+    """Predict so many pictures at once. Returns pictures a second."""
+    batch = np.resize(pictures, (number, *pictures.shape[1:]))
+    return rate_of(lambda: network.predict_on_batch(batch), number)
 
 
 def prediction_things(folder, run, shape, image_shape, count):
@@ -142,9 +160,12 @@ def prediction_things(folder, run, shape, image_shape, count):
     small = np.stack([resample(picture, image_shape) for picture in batch])
     partial, has_tensorflow = functools.partial, keras.backend.backend() == "tensorflow"
     return (
-        {
-            LIMIT: partial(rate_of_matrix_product, operations(network, image_shape)),
-            ALONE: partial(rate_of, network.predict_on_batch, small),
+        {LIMIT: partial(rate_of_matrix_product, operations(network, image_shape))}
+        | {
+            f"{ALONE}, {number} at once" if place else ALONE: partial(
+                rate_of_network, network, small, number
+            )
+            for place, number in enumerate(AT_ONCE[device_kind()])
         }
         | {
             f"predict.py --save {kind}": partial(rate_of_predict, run, folder / "pictures", kind)
@@ -165,11 +186,15 @@ def measure(things):
 
 
 def measure_training(folder, precision):
-    """Measure the parts of training at NETWORK_SHAPE. Yields rows of the table, dicts."""
+    """Measure the parts of training at NETWORK_SHAPE.
+
+    Returns (rows of the table, dicts; seconds to build the network, compile and take a step).
+    """
+    started = time.perf_counter()
     scenes.draw_data_set(folder / "data", (DRAWN, DRAWN, DRAWN), (1, 1, 1), shape=KITTI_SHAPE)
     data_set = DATASETS["synthetic"]
     samples, _ = data_set.find(folder / "data")
-    training_part, validation = data_set.split(samples, 0)
+    training_part, validation = (COPIES * part for part in data_set.split(samples, 0))
     split = Split(training_part, validation, [], len(samples))
     job = make_job(run_folder.open_run(folder, "run"), NETWORK_SHAPE, precision, split)
     get_batches_fn = helper.gen_batch_function(
@@ -179,37 +204,51 @@ def measure_training(folder, precision):
     compile_network = functools.partial(
         optimize, networks[0], LEARNING_RATE, 1000, job.recipe, job.team
     )
-    state = Training(networks[0], compile_network, job.folder)
-    pictures, labels = next(get_batches_fn(BATCH_SIZE))
+    is_ahead, batch_size = get_batches_fn.is_on_device, BATCH_SIZES[device_kind()]
+    state = Training(networks[0], compile_network, job.folder, is_ahead=is_ahead)
+    batch, names = next(get_batches_fn(batch_size)), get_batches_fn.names(batch_size, 0, 0)
     validate = make_validate(job, *networks)
+    together = STEPS_AHEAD if is_ahead else 1
 
-    def read(_):
-        for _ in get_batches_fn(BATCH_SIZE):
-            pass
+    def read():
+        for made in get_batches_fn(batch_size):
+            last = made
+        int(last[1][0, 0, 0])  # waits for a GPU
 
-    def epoch(_):
-        train_epoch(state, get_batches_fn, BATCH_SIZE, Stopping())
+    def steps(count=together):
+        for _ in range(count):
+            state.step(*batch, names)
+        state.settle()
+        state.progress.begin_epoch()
+
+    def epoch():
+        train_epoch(state, get_batches_fn, batch_size, Stopping())
         state.finish_epoch(validate)
-        state.save()
+        state.save_epoch(len(state.progress.history) + 1)
 
+    steps(1)
+    seconds = time.perf_counter() - started
     step_operations = operations(networks[0], NETWORK_SHAPE, training=True)
     figures = measure(
         {
             LIMIT: lambda: rate_of_matrix_product(step_operations, precision),
-            "reading and augmenting alone": lambda: rate_of(read, training_part),
-            STEPS: lambda: rate_of(
-                lambda batch: take_step(state.compiled, batch, labels), pictures
+            "reading and augmenting alone": lambda: rate_of(read, len(training_part)),
+            STEPS: lambda: rate_of(steps, together * len(names)),
+            "whole epoch, with validation and checkpoint": lambda: rate_of(
+                epoch, len(training_part)
             ),
-            "whole epoch, with validation and checkpoint": lambda: rate_of(epoch, training_part),
         }
     )
-    for name, rate in figures.items():
-        yield {
+    rows = [
+        {
             "what": name,
             "pictures a second": rate,
             "of training steps alone": rate / figures[STEPS],
             "of the machine's peak": rate / figures[LIMIT],
         }
+        for name, rate in figures.items()
+    ]
+    return rows, seconds
 
 
 def measure_prediction(folder):
@@ -251,10 +290,11 @@ def bench(arguments, stopping):
     if keras.backend.backend() != "tensorflow":
         terminal.say("exports need TensorFlow: left out")
     with tempfile.TemporaryDirectory() as folder, stopping.removing(folder):
-        parts = {
-            "training": list(measure_training(Path(folder) / "training", precision)),
-            "prediction": list(measure_prediction(Path(folder) / "prediction")),
-        }
+        training, seconds = measure_training(Path(folder) / "training", precision)
+        machine["seconds to build, compile and take a step"] = round(seconds, 1)
+        machine["most memory in use on the GPU, bytes"] = peak_memory_bytes()
+        prediction = list(measure_prediction(Path(folder) / "prediction"))
+    parts = {"training": training, "prediction": prediction}
     print(*(f"{name}: {value}" for name, value in machine.items()), sep="\n")
     if arguments.json:
         write_json(arguments.json, {"machine": machine} | parts)

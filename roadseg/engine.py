@@ -20,6 +20,7 @@ FLOAT32, BFLOAT16 = "float32", "mixed_bfloat16"
 PRECISIONS = (FLOAT32, BFLOAT16, "mixed_float16")
 WORTH_ROUNDING = 1.3  # least speed-up of a bfloat16 matmul to use it
 ROUNDS, ROUND_SECONDS = 3, 0.15  # of that measurement
+MATRIX_SIZES = {"cpu": (2048, 1), "gpu": (8192, 16), "tpu": (8192, 16)}  # and products a wait
 
 
 def device_kind():
@@ -77,16 +78,35 @@ def expected_seconds(network, shape, precision, trained, predicted):
     return work / (SHARE_OF_LIMIT * matrix_product_rate(precision))
 
 
-def matrix_product_rate(precision=FLOAT32, size=2048, seconds=0.5):
-    """Measure this machine's peak: FLOP/s of a large matmul; precision: one of PRECISIONS."""
-    matrix = keras.ops.ones((size, size), keras.DTypePolicy(precision).compute_dtype)
-    count, started = -1, time.perf_counter()
+def matrix_product_rate(precision=FLOAT32, seconds=0.5):
+    """Measure this machine's peak: FLOP/s of a large matmul; precision: one of PRECISIONS.
+
+    Of random numbers: a GPU multiplies zeros and ones faster.
+    """
+    size, together = MATRIX_SIZES[device_kind()]
+    matrix = keras.random.normal((size, size), seed=0)
+    matrix = keras.ops.cast(matrix, keras.DTypePolicy(precision).compute_dtype)
+    count, started = -together, time.perf_counter()
     while (passed := time.perf_counter() - started) < seconds or count < 1:
-        float(keras.ops.matmul(matrix, matrix)[0, 0])  # waits for the result
-        count += 1
-        if not count:  # the first is warm-up
+        products = [keras.ops.matmul(matrix, matrix) for _ in range(together)]
+        float(products[-1][0, 0])  # waits for the result
+        count += together
+        if not count:  # the first are warm-up
             started = time.perf_counter()
     return 2 * size**3 * count / passed
+
+
+def peak_memory_bytes():
+    """Return the most memory that this process had on its first GPU; None: no GPU, or not told."""
+    if device_kind() == "cpu":
+        return None
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
+    import tensorflow as tf
+
+    return tf.config.experimental.get_memory_info("GPU:0")["peak"]
 
 
 def operations(network, shape, training=False):

@@ -53,16 +53,16 @@ def measured(narrow_vgg, monkeypatch):
         monkeypatch.setattr(owner, name, call)
 
     for owner, name in (
-        (bench, "take_step"),
+        (bench.Training, "step"),
         (bench, "train_epoch"),
         (bench.Training, "finish_epoch"),
-        (bench.Training, "save"),
+        (bench.Training, "save_epoch"),
     ):
         record(owner, name)
 
-    def rate_of(function, batch):
+    def rate_of(function, pictures):
         events.clear()
-        function(batch)
+        function()
         called[len(called) + 1] = tuple(events)
         return float(len(called))
 
@@ -104,8 +104,8 @@ def test_the_bench_measures_all_it_names_and_writes_it_down(
     }
     assert measured == {
         1: (),
-        2: ("take_step",),
-        3: ("train_epoch", "finish_epoch", "save"),
+        2: ("step",),
+        3: ("train_epoch", *["step"] * 5, "finish_epoch", "save_epoch"),
         4: (),
         5: ("fast.bin",),
     }
@@ -125,4 +125,4 @@ def test_a_rate_is_pictures_over_seconds(monkeypatch):
     clock = itertools.count()
     monkeypatch.setattr(bench.time, "perf_counter", lambda: next(clock))
     calls = []
-    assert bench.rate_of(calls.append, [1, 2, 3]) == 3 * (len(calls) - 1) / len(calls)
+    assert bench.rate_of(lambda: calls.append(0), 3) == 3 * (len(calls) - 1) / len(calls)
