@@ -10,11 +10,12 @@ from roadseg import devices, terminal
 from roadseg.answering.painting import choose_classes, encode_png, paint_classes
 from roadseg.answering.predictor import predict_samples
 from roadseg.data import download, light, vgg_weights
-from roadseg.data.augmentation import augment
+from roadseg.data.augmentation import draw_map, warp
 from roadseg.data.datasets import JOINT, is_too_deep, locate, named_row
 from roadseg.data.pictures import WORKERS, free_memory_bytes, map_ahead, read_image, read_label
 from roadseg.drawn import scenes
 from roadseg.errors import DownloadError
+from roadseg.training.device_data import DeviceData, belongs_on_device
 
 ORDER, PICTURE = 0, 1  # first number of a seed, one each for order and pictures
 # Number of scenes of um, umm and uu to draw.
@@ -84,7 +85,9 @@ class Batches:
     Called as get_batches_fn(batch_size, epoch=0, first=0) it yields (pictures uint8 [N, H, W, 3],
     labels uint8 [N, H, W]), one epoch, from batch number `first` on; the last batch may be smaller.
     Each picture is decoded once if memory allows. The random numbers of a picture depend on (seed,
-    epoch, index) alone; in Keras' `PyDataset` forked workers share a seed.
+    epoch, index) alone; in Keras' `PyDataset` forked workers share a seed. On a GPU they stay on
+    it, if there is room, and so does each batch; there the last one is filled up with pictures
+    that do not count, since a new size would be compiled again.
     """
 
     def __init__(self, samples, data_set, image_shape, seed, recipe, team):
@@ -95,8 +98,13 @@ class Batches:
         kept = free_memory_bytes() // 2 // team.neighbours // pair_bytes
         self.read_pair = functools.lru_cache(maxsize=kept)(self.decode_pair)
         self.order = functools.lru_cache(maxsize=2)(self.draw_order)  # asked for at each step
+        pixels = image_shape[0] * image_shape[1] * len(samples)
+        self.is_on_device = recipe is not None and belongs_on_device(pixels, team)
 
     def __call__(self, batch_size, epoch=0, first=0):
+        if self.is_on_device:
+            yield from self.on_device(batch_size, epoch, first)
+            return
         batches = [self.team.share(batch) for batch in self.order(epoch, batch_size)[first:]]
         chosen = itertools.chain.from_iterable(batches)
         make = functools.partial(self.make_pair, epoch)
@@ -104,6 +112,20 @@ class Batches:
         for batch in batches:
             pictures, labels = zip(*itertools.islice(pairs, len(batch)), strict=True)
             yield np.stack(pictures), np.stack(labels)
+
+    def on_device(self, batch_size, epoch, first):
+        """Yield the batches of __call__ as tensors."""
+        for batch in self.order(epoch, batch_size)[first:]:
+            full = [batch[place] for place in np.arange(batch_size) % len(batch)]
+            yield self.device_data.batch(full, [self.draw_change(epoch, index) for index in full])
+
+    @functools.cached_property
+    def device_data(self):
+        """All pictures and labels, copied to the device."""
+        groups = {}
+        for index, sample in enumerate(self.samples):
+            groups.setdefault(self.shape(sample), []).append(index)
+        return DeviceData(self.decode_pair, groups.values())
 
     def names(self, batch_size, epoch, number):
         """Return the names of the pictures in batch `number`, those of all processes."""
@@ -138,12 +160,17 @@ class Batches:
         pair = self.read_pair(index)
         if self.recipe is None:
             return pair
+        matrix, offset, change = self.draw_change(epoch, index)
+        picture, label = warp(*pair, matrix, offset)
+        return light.change_light(picture, change), label
+
+    def draw_change(self, epoch, index):
+        """Draw how a picture is augmented: (matrix, offset) of `draw_map`, Light."""
         random = np.random.default_rng([PICTURE, self.seed, epoch, index])
-        row, recipe = self.data_set.of(self.samples[index]), self.recipe
+        sample, recipe = self.samples[index], self.recipe
         if recipe.mirrored is None:
-            recipe = dataclasses.replace(recipe, mirrored=row.mirrored)
-        picture, label = augment(*pair, random, recipe)
-        return light.vary_light(picture, random, recipe), label
+            recipe = dataclasses.replace(recipe, mirrored=self.data_set.of(sample).mirrored)
+        return *draw_map(self.shape(sample), random, recipe), light.draw_light(random, recipe)
 
 
 # --- output ---------------------------------------------------------------------------------------

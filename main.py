@@ -413,8 +413,8 @@ def train_nn(training, get_batches_fn, epochs, batch_size, validate, stopping=No
             try:
                 train_epoch(training, get_batches_fn, batch_size, stopping, bar)
                 row = training.finish_epoch(validate)
-                training.save()
                 tell(row, epochs, row is training.progress.best)
+                training.save_epoch(epochs)
             except StopRequest:
                 training.save()
                 terminal.say(f"saved; the same command with --run {training.folder.name} resumes")
@@ -425,6 +425,7 @@ def train_nn(training, get_batches_fn, epochs, batch_size, validate, stopping=No
                 training.cut_batches(error, batch_size)
             except OSError as error:
                 raise disk_error(error, training.folder) from error
+    training.tell_end(epochs)
     return training.progress.history
 
 
@@ -513,7 +514,8 @@ def train(job, network, answering_network, stopping):
     def begin(epochs):
         steps = epochs * get_batches_fn.count(batch_size)
         compile_network = functools.partial(optimize, network, rate, steps, job.recipe, team)
-        return Training(network, compile_network, job.folder, team, slices, *patience)
+        is_ahead = get_batches_fn.is_on_device and settings["training_precision"] != "mixed_float16"
+        return Training(network, compile_network, job.folder, team, slices, *patience, is_ahead)
 
     epochs = settings["epochs"] or budget.fit_epochs(
         job, begin(1), get_batches_fn, make_validate(job, network, answering_network)

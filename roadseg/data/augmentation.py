@@ -18,13 +18,17 @@ def augment(picture, label, random, recipe):
     is VOID and the colour ImageNet's mean. Keras' random layers would fill picture and mask with
     one value and resize masks bilinearly.
     """
-    matrix, offset = _random_affine(label.shape, random, recipe)
-    warp = functools.partial(scipy.ndimage.affine_transform, matrix=matrix, offset=offset)
+    return warp(picture, label, *draw_map(label.shape, random, recipe))
+
+
+def warp(picture, label, matrix, offset):
+    """Move picture and label together by a map of `draw_map`; outside is VOID and the mean."""
+    move = functools.partial(scipy.ndimage.affine_transform, matrix=matrix, offset=offset)
     channels = [
-        warp(picture[..., channel], order=1, mode="constant", cval=round(mean))
+        move(picture[..., channel], order=1, mode="constant", cval=round(mean))
         for channel, mean in enumerate(VGG_MEAN_RGB)
     ]
-    return np.stack(channels, axis=-1), warp(label, order=0, mode="constant", cval=VOID)
+    return np.stack(channels, axis=-1), move(label, order=0, mode="constant", cval=VOID)
 
 
 def ratio(random, bounds, size=None):
@@ -32,8 +36,11 @@ def ratio(random, bounds, size=None):
     return np.exp(random.uniform(*np.log(bounds), size=size))
 
 
-def _random_affine(shape, random, recipe):
-    """Draw the affine map from (row, column) of the result to that of the source."""
+def draw_map(shape, random, recipe):
+    """Draw the affine map from (row, column) of the result to that of the source.
+
+    shape: (height, width). Returns (matrix float64 [2, 2], offset float64 [2]).
+    """
     angle = np.deg2rad(random.uniform(*recipe.rotation_degrees))
     turned = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     flip = np.diag([1.0, random.choice([-1.0, 1.0]) if recipe.mirrored else 1.0])

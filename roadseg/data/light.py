@@ -1,6 +1,8 @@
 """Change the light, the colours and the sharpness of pictures, as other days and cameras do."""
 
+import functools
 import io
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -8,31 +10,76 @@ from PIL import Image, ImageFilter
 from roadseg.data.augmentation import ratio
 
 LUMINANCE_RGB = (0.299, 0.587, 0.114)  # shares of red, green and blue: ITU-R BT.601
+NOISE_VALUES = 1 << 22  # drawn once; a picture takes a piece
 
 
-def vary_light(picture, random, recipe):
-    """Change a share of the pictures as other light, weather and cameras do.
+class Light(NamedTuple):
+    """What is changed in a picture; the defaults change nothing."""
 
-    picture: uint8 [H, W, 3]; random: np.random.Generator; recipe: main.Recipe, the ranges. Returns
-    a picture of the same shape and dtype.
+    gamma: float = 1.0
+    gain: tuple = (1.0, 1.0, 1.0)  # times red, green and blue
+    middle: float = 0.5  # 0..1, which contrast leaves as it is
+    contrast: float = 1.0
+    saturation: float = 1.0  # 0: grey
+    shadow_angle: float = 0.0  # across the shadow's edge, radians
+    shadow_place: float = 0.0  # of the edge, from -1 to 1
+    shadow_softness: float = 0.1
+    shadow: float = 1.0  # times the values on its side
+    blur_pixels: float = 0.0  # standard deviation
+    noise: float = 0.0  # likewise, of 255
+    noise_place: int = 0  # where the noise is taken from
+    jpeg_quality: int = 0  # 0: not compressed
+
+
+UNCHANGED = Light()
+
+
+def draw_light(random, recipe):
+    """Draw what is changed in a picture, UNCHANGED for all but a share of them.
+
+    random: np.random.Generator; recipe: main.Recipe, the ranges.
     """
     if random.random() >= recipe.varied_share:
+        return UNCHANGED
+    gain = ratio(random, recipe.exposure) * ratio(random, recipe.colour_cast, 3)
+    is_blurred, is_noisy, is_compressed = random.random(3) < 0.5
+    return Light(
+        gamma=ratio(random, recipe.gamma),
+        gain=tuple(gain),
+        middle=random.uniform(0.2, 0.8),
+        contrast=ratio(random, recipe.contrast),
+        saturation=random.uniform(*recipe.saturation),
+        shadow_angle=random.uniform(0, 2 * np.pi),
+        shadow_place=random.uniform(-1, 1),
+        shadow_softness=random.uniform(0.01, 0.2),
+        shadow=random.uniform(*recipe.shadow),
+        blur_pixels=float(is_blurred * random.uniform(0, recipe.blur_pixels)),
+        noise=float(is_noisy * random.uniform(0, recipe.noise)),
+        noise_place=int(random.integers(NOISE_VALUES)),
+        jpeg_quality=int(is_compressed * random.integers(*recipe.jpeg_quality)),
+    )
+
+
+def change_light(picture, light):
+    """Change a picture, uint8 [H, W, 3], as a Light says. Returns one of the same shape and dtype.
+
+    `training.device_augmentation` does the same on a GPU.
+    """
+    if light is UNCHANGED:
         return picture
-    picture = _retone(picture, random, recipe)
-    picture = _saturate(picture, random.uniform(*recipe.saturation))
-    picture = _shade(picture, random, recipe)
-    for change in (_blur, _add_noise, _compress):
-        if random.random() < 0.5:
-            picture = change(picture, random, recipe)
-    return picture
+    picture = _saturate(_retone(picture, light), light.saturation)
+    picture = _shade(picture, light)
+    if light.blur_pixels:
+        picture = blur(picture, light.blur_pixels)
+    if light.noise:
+        picture = _add_noise(picture, light)
+    return compress(picture, light.jpeg_quality) if light.jpeg_quality else picture
 
 
-def _retone(picture, random, recipe):
+def _retone(picture, light):
     """Change gamma, exposure, contrast and the balance of colours, by a table of 256 values."""
-    values = np.linspace(0, 1, 256)[:, None] ** ratio(random, recipe.gamma)
-    values = values * ratio(random, recipe.exposure) * ratio(random, recipe.colour_cast, 3)
-    middle = random.uniform(0.2, 0.8)
-    values = middle + (values - middle) * ratio(random, recipe.contrast)
+    values = np.linspace(0, 1, 256)[:, None] ** light.gamma * light.gain
+    values = light.middle + (values - light.middle) * light.contrast
     table = np.rint(255 * values.clip(0, 1)).astype(np.uint8)
     return np.stack([table[picture[..., channel], channel] for channel in range(3)], axis=-1)
 
@@ -43,30 +90,27 @@ def _saturate(picture, saturation):
     return np.asarray(Image.blend(grey, Image.fromarray(picture), saturation))
 
 
-def _shade(picture, random, recipe):
+def _shade(picture, light):
     """Lay a shadow with a soft straight edge over one side of the picture."""
     height, width = picture.shape[:2]
-    angle, softness = random.uniform(0, 2 * np.pi), random.uniform(0.01, 0.2)
     rows, columns = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    distance = rows * np.sin(angle) + columns * np.cos(angle) - random.uniform(-1, 1)
-    lit = 1 / (1 + np.exp(-np.clip(distance / softness, -30, 30)))
-    darkest = random.uniform(*recipe.shadow)
-    shade = (darkest + (1 - darkest) * lit).astype(np.float32)
-    return (picture * shade[..., None]).astype(np.uint8)
+    across = rows * np.sin(light.shadow_angle) + columns * np.cos(light.shadow_angle)
+    distance = (across - light.shadow_place) / light.shadow_softness
+    lit = 1 / (1 + np.exp(-np.clip(distance, -30, 30)))
+    shade = (light.shadow + (1 - light.shadow) * lit).astype(np.float32)
+    return np.rint(picture * shade[..., None]).astype(np.uint8)
 
 
-def _blur(picture, random, recipe):
-    return blur(picture, random.uniform(0, recipe.blur_pixels))
+@functools.cache
+def standard_noise():
+    """Return NOISE_VALUES standard normal numbers, always the same: float32."""
+    return np.random.default_rng(0).standard_normal(NOISE_VALUES, np.float32)
 
 
-def _add_noise(picture, random, recipe):
-    noise = random.standard_normal(picture.shape, np.float32)
-    noise *= random.uniform(0, recipe.noise)
-    return np.rint(np.clip(picture + noise, 0, 255)).astype(np.uint8)
-
-
-def _compress(picture, random, recipe):
-    return compress(picture, int(random.integers(*recipe.jpeg_quality)))
+def _add_noise(picture, light):
+    places = range(light.noise_place, light.noise_place + picture.size)
+    noise = standard_noise().take(places, mode="wrap").reshape(picture.shape)
+    return np.rint(np.clip(picture + light.noise * noise, 0, 255)).astype(np.uint8)
 
 
 def blur(picture, deviation):

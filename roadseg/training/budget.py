@@ -7,9 +7,9 @@ import time
 
 from roadseg import terminal
 from roadseg.answering.network import prediction_batch
-from roadseg.errors import MemoryShortError, UserError
+from roadseg.errors import LossError, MemoryShortError, UserError
 from roadseg.training import run_folder
-from roadseg.training.trainer import take_step
+from roadseg.training.trainer import SAVING_SHARE
 
 TIMED_SECONDS = 10  # of steps, after the first, which compiles
 SAVE_COST = 4 / 3  # of an epoch, in saves of a state: the best weights, too
@@ -41,11 +41,13 @@ def measure(job, training, get_batches_fn, validate):
     began, saving = time.monotonic(), seconds_of(training.save)
     with contextlib.closing(endless(get_batches_fn, job.settings["pictures_a_step"])) as batches:
         compiling = seconds_of(lambda: try_step(training, next(batches)))
+        compiling += seconds_of(training.settle)
         picture = seconds_a_picture(training, batches)
     few = validation[: prediction_batch(team)]
     compiling += team.from_first(lambda: seconds_of(lambda: validate(few)))
     validating = team.from_first(lambda: seconds_of(validate))
-    epoch = len(samples) * picture + validating + SAVE_COST * saving
+    epoch = len(samples) * picture + validating
+    epoch += min(SAVE_COST * saving, SAVING_SHARE * epoch)
     return time.monotonic() - began + compiling, epoch
 
 
@@ -57,16 +59,17 @@ def seconds_of(function):
 
 
 def endless(get_batches_fn, batch_size):
-    """Yield the batches of one epoch after the other: (pictures, labels, count of pictures)."""
+    """Yield the batches of one epoch after the other: (pictures, labels, their names)."""
     for epoch in itertools.count():
         for number, batch in enumerate(get_batches_fn(batch_size, epoch)):
-            yield *batch, len(get_batches_fn.names(batch_size, epoch, number))
+            yield *batch, get_batches_fn.names(batch_size, epoch, number)
 
 
 def try_step(training, batch):
     """Take a step on a batch of `endless`. Returns its number of pictures."""
-    take_step(training.compiled, *batch[:2], training.team, batch[2], training.slices)
-    return batch[2]
+    with contextlib.suppress(LossError):  # which the training itself knows how to answer
+        training.step(*batch)
+    return len(batch[2])
 
 
 def seconds_a_picture(training, batches):
@@ -75,6 +78,7 @@ def seconds_a_picture(training, batches):
     while is_short:  # in any process, so that all take the same steps
         pictures += try_step(training, next(batches))
         (is_short,) = training.team.largest([time.monotonic() - began < TIMED_SECONDS])
+    training.settle()
     return (time.monotonic() - began) / pictures
 
 

@@ -12,12 +12,14 @@ import numpy as np
 
 from roadseg import devices, terminal
 from roadseg.engine import keras
-from roadseg.errors import LossError, MemoryShortError, TrainingError, UserError
+from roadseg.errors import LossError, TrainingError, UserError
 from roadseg.training import checkpoint, run_folder
+from roadseg.training.steps import StepsAhead, take_step
 
 SAVE_SECONDS = 180  # between checkpoints within an epoch
+SAVING_SHARE = 0.05  # of the time, at most, that checkpoints between epochs take
 MAXIMUM_RETURNS = 3  # to an earlier state, because the loss was not finite
-OUT_OF_MEMORY = ("MemoryError", "ResourceExhausted", "RESOURCE_EXHAUSTED")  # of any engine
+STEPS_AHEAD = 32  # of a GPU, before their losses are looked at
 TRAINING_COST = 3  # of a training picture, in forward passes; the backward pass costs 2
 
 
@@ -33,17 +35,21 @@ class Training:
         least_slices=1,
         patience=0,
         patience_since=0,
+        is_ahead=False,
     ):
         """Resume from the run's newest state, or start with the network as it is.
 
         network: of `main.layers`; compile_network: function (slowdown, slices) -> result of
         `main.optimize`; folder: of the run, used by process 0 alone; least_slices: fewest slices
         of a batch; patience: epochs without a better validation score that end the training, 0: it
-        does not end early; patience_since: the epoch from which they count.
+        does not end early; patience_since: the epoch from which they count; is_ahead: whether steps
+        on batches that are on the device are not waited for.
         """
         self.network, self.compile_network = network, compile_network
         self.folder, self.team, self.least_slices = folder, team, least_slices
         self.patience, self.patience_since = patience, patience_since
+        self.saving_seconds, self.best_weights = 0.0, None
+        self.is_ahead, self.pending = is_ahead, []  # (loss or function () -> loss, names) of steps
         if not self.restore():
             self.save()
 
@@ -66,6 +72,11 @@ class Training:
         self.compiled.optimizer.build(self.compiled.trainable_variables)
         if is_there:
             self.assign(arrays)
+        is_whole = self.slices == 1 and self.is_ahead
+        self.take_ahead = StepsAhead(self.compiled) if is_whole else None
+        self.pending.clear()
+        self.last_loss, self.last_names = math.nan, []
+        self.best_weights = None  # a better epoch than the saved ones is trained again
         self.saved_at = time.monotonic()
         if changes:
             self.save()
@@ -101,9 +112,22 @@ class Training:
 
     def save(self):
         """Save a state. If a weight is not finite, save nothing and raise LossError."""
+        self.settle()
+        started = time.monotonic()
         if not self.team.from_first(self._save_finite):
             raise LossError("the weights are NaN or infinite")
         self.saved_at = time.monotonic()
+        self.saving_seconds = self.saved_at - started
+
+    def save_epoch(self, epochs):
+        """Save at an epoch's end: the last one's, or when saving takes SAVING_SHARE of the time.
+
+        epochs: those to train. Several processes, which could disagree, save each epoch.
+        """
+        passed = time.monotonic() - self.saved_at
+        is_due = self.saving_seconds < SAVING_SHARE * passed
+        if is_due or self.team.processes > 1 or self.is_over(epochs):
+            self.save()
 
     def _save_finite(self):
         """Save a state if all of it is finite. Returns whether it was saved."""
@@ -113,18 +137,54 @@ class Training:
             if not np.isfinite(array).all():
                 return False
             arrays[name] = array // self.slices if variable.name == "iteration" else array
+        if self.best_weights:
+            epoch = self.progress.best["epoch"]
+            checkpoint.save_best(self.folder, self._write_best, epoch, self.progress)
+            self.best_weights = None
         checkpoint.save(self.folder, arrays, self.progress)
         return True
 
-    def step(self, pictures, labels, count):
-        """Take a step on this process's share of a batch of `count` pictures. Returns its loss."""
-        progress, started = self.progress, time.monotonic()
-        loss = take_step(self.compiled, pictures, labels, self.team, count, self.slices)
-        progress.step += 1
-        progress.pictures += count
-        progress.loss_sum += loss * count
-        progress.seconds += time.monotonic() - started
-        return loss
+    def _write_best(self, path):
+        """Write the weights of the best epoch; the network keeps those that it has."""
+        is_best = self.progress.best is self.progress.history[-1] and not self.progress.step
+        now = None if is_best else self.network.get_weights()
+        if not is_best:
+            self.network.set_weights(self.best_weights)
+        self.network.save_weights(path)
+        if not is_best:
+            self.network.set_weights(now)
+
+    def step(self, pictures, labels, names):
+        """Take a step on this process's share of a batch of the named pictures.
+
+        Raises LossError, of steps ahead up to STEPS_AHEAD steps later.
+        """
+        started, count = time.monotonic(), len(names)
+        if self.take_ahead:
+            loss = self.take_ahead(pictures, labels, count)
+        else:
+            pair = map(keras.ops.convert_to_numpy, (pictures, labels))
+            loss = take_step(self.compiled, *pair, self.team, count, self.slices)
+        self.pending.append((loss, names))
+        self.progress.step += 1
+        self.progress.pictures += count
+        if not self.take_ahead or len(self.pending) > STEPS_AHEAD:
+            self.settle()
+        self.progress.seconds += time.monotonic() - started
+
+    def settle(self):
+        """Wait for the steps that were taken, and add up their losses. Raises LossError."""
+        first = self.progress.step - len(self.pending) + 1
+        for step, (loss, names) in enumerate(self.pending, start=first):
+            loss = loss() if callable(loss) else loss
+            if not math.isfinite(loss):
+                # A finite loss can have NaN gradients, which only the next loss shows.
+                both = [names, self.last_names] if step > 1 and self.last_names else [names]
+                suspects = " or, in the step before, ".join(map(" ".join, both))
+                raise LossError(f"the loss is {loss} at {self.place(step)}, on {suspects}")
+            self.progress.loss_sum += loss * len(names)
+            self.last_loss, self.last_names = loss, names
+        self.pending.clear()
 
     def finish_epoch(self, validate):
         """Validate the network and save its weights if they are the best. Returns a log row.
@@ -132,6 +192,7 @@ class Training:
         validate: function () -> Tally, called by process 0 alone.
         """
         progress, started = self.progress, time.monotonic()
+        self.settle()
 
         def judge():
             row = log_row(progress, validate(), self.compiled.optimizer)
@@ -140,24 +201,25 @@ class Training:
         row = self.team.from_first(judge)
         if progress.best is None or selection_score(row) > selection_score(progress.best):
             progress.best = row
-            if self.team.is_first:
-                save_weights = self.network.save_weights
-                checkpoint.save_best(self.folder, save_weights, row["epoch"], progress)
+            self.best_weights = self.network.get_weights() if self.team.is_first else None
         progress.history.append(row)
         progress.begin_epoch()
         return row
 
     def is_over(self, epochs):
-        """Return whether a training of so many epochs is over. That it ends early is said."""
+        """Return whether a training of so many epochs is over."""
         done, best = len(self.progress.history), self.progress.best
         since = max(best["epoch"] if best else 0, self.patience_since)
-        if done < epochs and 0 < self.patience <= done - since:
+        return done >= epochs or 0 < self.patience <= done - since
+
+    def tell_end(self, epochs):
+        """Say why a training of so many epochs is over, if it ends early."""
+        done = len(self.progress.history)
+        if done < epochs:
             terminal.say(
                 f"no better validation score in {self.patience} epochs: training ends after epoch "
-                f"{done} of {epochs}; epoch {best['epoch']} is the best"
+                f"{done} of {epochs}; epoch {self.progress.best['epoch']} is the best"
             )
-            return True
-        return done >= epochs
 
     def go_back(self, reason):
         """Return to the newest state with half the learning rate, MAXIMUM_RETURNS times."""
@@ -184,9 +246,10 @@ class Training:
         self.restore(slices=slices)
         terminal.say(f"{reason}; back to {self.place()}, each batch cut into {slices} slices")
 
-    def place(self):
-        """Return the current epoch and step, as text."""
-        return f"epoch {len(self.progress.history) + 1}, step {self.progress.step}"
+    def place(self, step=None):
+        """Return the current epoch and a step, default: the current one, as text."""
+        step = self.progress.step if step is None else step
+        return f"epoch {len(self.progress.history) + 1}, step {step}"
 
 
 def train_epoch(training, get_batches_fn, batch_size, stopping, bar=None):
@@ -195,18 +258,10 @@ def train_epoch(training, get_batches_fn, batch_size, stopping, bar=None):
     epoch = len(progress.history)
     for pictures, labels in get_batches_fn(batch_size, epoch, progress.step):
         names = get_batches_fn.names(batch_size, epoch, progress.step)
-        loss = training.step(pictures, labels, len(names))
-        if not math.isfinite(loss):
-            # A finite loss can have NaN gradients, which only the next loss shows.
-            suspects = [" ".join(names)]
-            if progress.step > 1:
-                before = get_batches_fn.names(batch_size, epoch, progress.step - 2)
-                suspects.append(" ".join(before))
-            pictures = " or, in the step before, ".join(suspects)
-            raise LossError(f"the loss is {loss} at {training.place()}, on {pictures}")
+        training.step(pictures, labels, names)
         if bar is not None:
             bar.update(TRAINING_COST * len(names))
-            bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+            bar.set_postfix_str(f"loss {training.last_loss:.4f}", refresh=False)
         is_due = time.monotonic() - training.saved_at > SAVE_SECONDS
         requested, is_due = training.team.largest([stopping.requested or 0, is_due])
         if requested:  # in any process
@@ -214,33 +269,6 @@ def train_epoch(training, get_batches_fn, batch_size, stopping, bar=None):
         stopping.check()
         if is_due:
             training.save()
-
-
-def take_step(compiled, pictures, labels, team=devices.ONE_DEVICE, count=None, slices=1):
-    """Train on one batch in equal slices; the optimizer accumulates their gradients.
-
-    pictures, labels: arrays [N, ...], this process's share of the batch; count: pictures in the
-    batch of all processes, default N. Rows that fill it up to equal slices have weight 0. Returns
-    the mean loss over `count` pictures. Raises MemoryShortError.
-    """
-    size, losses = len(labels), []
-    count = count or size
-    places = devices.fill_up(size, slices * team.own_devices)
-    weights = np.zeros(len(places), np.float32)
-    weights[:size] = team.real_rows(count, size)
-    weights *= len(places) * team.processes / count
-    try:
-        cut = (np.split(array, slices) for array in (places, weights))
-        for chosen, chosen_weights in zip(*cut, strict=True):
-            compiled.reset_metrics()  # else the loss is the mean since the start
-            batch = pictures[chosen], labels[chosen], chosen_weights
-            losses.append(float(compiled.train_on_batch(*map(team.shard_step, batch))))
-    except Exception as error:  # each engine has its own class for this
-        if any(sign in repr(error) for sign in OUT_OF_MEMORY):
-            shape = "x".join(map(str, labels.shape))
-            raise MemoryShortError(f"no memory for a batch of {shape} pixels") from error
-        raise
-    return sum(losses) / slices
 
 
 def tell(row, epochs, is_best):

@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 
 from main import RECIPE
-from roadseg.data.light import vary_light
+from roadseg.data.light import change_light, draw_light
 
 PLAIN = dict.fromkeys(("gamma", "exposure", "colour_cast", "contrast", "saturation"), (1, 1))
 STEADY = dataclasses.replace(
     RECIPE, varied_share=1, shadow=(1, 1), blur_pixels=0, noise=0, jpeg_quality=(100, 101), **PLAIN
 )
+
+
+def vary_light(picture, random, recipe):
+    return change_light(picture, draw_light(random, recipe))
 
 
 def varied(picture, random, **fields):

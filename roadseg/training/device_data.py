@@ -1,0 +1,63 @@
+"""A data set that stays on a GPU: it is copied there once, and augmented there."""
+
+import numpy as np
+
+from roadseg.data.light import Light, standard_noise
+from roadseg.data.pictures import map_ahead
+from roadseg.engine import device_kind, keras
+from roadseg.training import device_augmentation
+
+DEVICE_BYTES = 4 << 30  # for pictures and labels; that of a larger data set come from the disk
+
+
+def belongs_on_device(pixels, team):
+    """Return whether a data set of so many pixels is to stay on the device: on one GPU only.
+
+    On two processor cores threads augment 80 times as fast as the network trains (docs/speed.md).
+    """
+    return device_kind() != "cpu" and team.devices == 1 and 4 * pixels <= DEVICE_BYTES
+
+
+class DeviceData:
+    """Pictures and labels on the device, those of one shape together, and what augments them."""
+
+    def __init__(self, read_pair, groups):
+        """read_pair: function index -> (uint8 [H, W, 3], uint8 [H, W]); groups: lists of indices,
+        whose pairs have one shape.
+        """
+        self.noise = keras.ops.convert_to_tensor(standard_noise())
+        self.group_of, self.arrays = {}, []
+        for number, group in enumerate(groups):
+            pairs = zip(*map_ahead(read_pair, group), strict=True)
+            self.arrays.append([keras.ops.convert_to_tensor(np.stack(each)) for each in pairs])
+            self.group_of |= {index: (number, place) for place, index in enumerate(group)}
+        self.augment = compile_function(self._augment)
+
+    def batch(self, indices, changes):
+        """Return a batch on the device: uint8 [N, H, W, 3], uint8 [N, H, W].
+
+        indices: of pictures of one shape; changes: for each (matrix, offset, Light).
+        """
+        numbers, places = zip(*(self.group_of[index] for index in indices), strict=True)
+        matrices, offsets, lights = zip(*changes, strict=True)
+        light = Light(*(np.array(field, np.float32) for field in zip(*lights, strict=True)))
+        light = light._replace(noise_place=light.noise_place.astype(np.int32))
+        drawn = np.array(places, np.int32), np.float32(matrices), np.float32(offsets)
+        return self.augment(*self.arrays[numbers[0]], self.noise, *drawn, *light)
+
+    @staticmethod
+    def _augment(pictures, labels, noise, places, matrices, offsets, *light):
+        moved, moved_labels = device_augmentation.warp(pictures, labels, places, matrices, offsets)
+        return device_augmentation.change_light(moved, Light(*light), noise), moved_labels
+
+
+def compile_function(function):
+    """Compile a function of arrays and tensors as the engine in use does."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    import tensorflow as tf
+
+    compiled = tf.function(function)
+    return lambda *arrays: compiled(*map(tf.convert_to_tensor, arrays))
