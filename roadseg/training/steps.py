@@ -1,6 +1,7 @@
 """Steps of the optimizer: each waited for, or on a GPU issued one after the other."""
 
 import functools
+import itertools
 
 import numpy as np
 
@@ -51,9 +52,8 @@ class StepsAhead:
 
     def __init__(self, compiled):
         """compiled: result of `main.optimize`, of one device and one slice."""
-        self.take = {"jax": jax_step, "tensorflow": tensorflow_step}[keras.backend.backend()](
-            compiled
-        )
+        kinds = {"jax": JaxSteps, "tensorflow": TensorFlowSteps}
+        self.steps = kinds[keras.backend.backend()](compiled)
 
     def __call__(self, pictures, labels, count):
         """Take a step on the first `count` pictures of a batch on the device.
@@ -63,11 +63,15 @@ class StepsAhead:
         weights = np.zeros(len(labels), np.float32)
         weights[:count] = 1 / count
         try:
-            loss = self.take(pictures, labels, keras.ops.convert_to_tensor(weights))
+            loss = self.steps.take(pictures, labels, keras.ops.convert_to_tensor(weights))
         except Exception as error:  # each engine has its own class for this
             raise_if_memory_is_short(error, labels)
             raise
         return functools.partial(wait_for, loss, labels)
+
+    def settle(self):
+        """Give the variables their values, which they lack since the last step."""
+        self.steps.settle()
 
 
 def wait_for(loss, labels):
@@ -79,46 +83,65 @@ def wait_for(loss, labels):
         raise
 
 
-def jax_step(compiled):
-    """Make a function (pictures, labels, weights) -> loss on JAX, compiled as one."""
-    import jax
+class JaxSteps:
+    """Steps compiled by JAX, which keeps the values of all variables from step to step."""
 
-    optimizer = compiled.optimizer
-    groups = compiled.trainable_variables, compiled.non_trainable_variables, optimizer.variables
+    def __init__(self, compiled):
+        import jax
 
-    def loss_of(trainable, others, pictures, labels, weights):
-        logits, others = compiled.stateless_call(trainable, others, pictures, training=True)
-        return keras.ops.sum(weights * compiled.loss(labels, logits)), others
+        optimizer, self.values = compiled.optimizer, None
+        self.groups = (
+            compiled.trainable_variables,
+            compiled.non_trainable_variables,
+            optimizer.variables,
+        )
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def step(state, *batch):
-        trainable, others, moments = state
-        with_gradient = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, others), gradients = with_gradient(trainable, others, *batch)
-        trainable, moments = optimizer.stateless_apply(moments, gradients, trainable)
-        return (trainable, others, moments), loss
+        def loss_of(trainable, others, pictures, labels, weights):
+            logits, others = compiled.stateless_call(trainable, others, pictures, training=True)
+            return keras.ops.sum(weights * compiled.loss(labels, logits)), others
 
-    def take(*batch):
-        state, loss = step([[variable.value for variable in group] for group in groups], *batch)
-        for group, values in zip(groups, state, strict=True):
-            for variable, value in zip(group, values, strict=True):
+        @functools.partial(jax.jit, donate_argnums=0)
+        def step(values, *batch):
+            trainable, others, moments = values
+            with_gradient = jax.value_and_grad(loss_of, has_aux=True)
+            (loss, others), gradients = with_gradient(trainable, others, *batch)
+            trainable, moments = optimizer.stateless_apply(moments, gradients, trainable)
+            return (trainable, others, moments), loss
+
+        self.step = step
+
+    def take(self, *batch):
+        """Take a step. Returns its loss, which may not be there yet."""
+        if self.values is None:
+            self.values = tuple([variable.value for variable in group] for group in self.groups)
+        self.values, loss = self.step(self.values, *batch)
+        return loss
+
+    def settle(self):
+        """Give the variables their values."""
+        if self.values is not None:
+            variables = itertools.chain(*self.groups)
+            for variable, value in zip(variables, itertools.chain(*self.values), strict=True):
                 variable.assign(value)
-        return loss
-
-    return take
+            self.values = None
 
 
-def tensorflow_step(compiled):
-    """Make a function (pictures, labels, weights) -> loss on TensorFlow, compiled as one."""
-    import tensorflow as tf
+class TensorFlowSteps:
+    """Steps compiled by TensorFlow, which keeps values in the variables themselves."""
 
-    @tf.function(jit_compile=compiled.jit_compile)
-    def step(pictures, labels, weights):
-        with tf.GradientTape() as tape:
-            losses = compiled.loss(labels, compiled(pictures, training=True))
-            loss = tf.reduce_sum(weights * losses)
-        gradients = tape.gradient(loss, compiled.trainable_variables)
-        compiled.optimizer.apply(gradients, compiled.trainable_variables)
-        return loss
+    def __init__(self, compiled):
+        import tensorflow as tf
 
-    return step
+        @tf.function(jit_compile=compiled.jit_compile)
+        def take(pictures, labels, weights):
+            with tf.GradientTape() as tape:
+                losses = compiled.loss(labels, compiled(pictures, training=True))
+                loss = tf.reduce_sum(weights * losses)
+            gradients = tape.gradient(loss, compiled.trainable_variables)
+            compiled.optimizer.apply(gradients, compiled.trainable_variables)
+            return loss
+
+        self.take = take
+
+    def settle(self):
+        """Do nothing: the variables have their values."""

@@ -174,6 +174,8 @@ class Training:
 
     def settle(self):
         """Wait for the steps that were taken, and add up their losses. Raises LossError."""
+        if self.take_ahead:
+            self.take_ahead.settle()
         first = self.progress.step - len(self.pending) + 1
         for step, (loss, names) in enumerate(self.pending, start=first):
             loss = loss() if callable(loss) else loss

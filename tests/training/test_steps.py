@@ -47,6 +47,7 @@ def test_steps_ahead_end_where_steps_that_are_waited_for_end():
             step = StepsAhead(compiled)
             taken = [step(*map(keras.ops.convert_to_tensor, filled), 2) for _ in range(3)]
             losses.append([wait() for wait in taken])
+            step.settle()
         else:
             losses.append([take_step(compiled, pictures, labels) for _ in range(3)])
         weights.append(network.get_weights())
