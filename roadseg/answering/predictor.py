@@ -57,7 +57,8 @@ def thoroughly(predict):
 
 
 # Receptive field to one side, pixels: 202 for pool5 and fc6's 7x7, plus 32, 16 and 8 for the three
-# upsamplings, rounded up to a multiple of 32.
+# upsamplings, rounded up to a multiple of 32: that holds the 4 + 4 and 2 + 2 of pool2's and pool1's
+# skips, too.
 REACH = 288
 TILE = 1536  # pixels; larger pictures are cut into tiles of this size
 

@@ -26,6 +26,9 @@ from roadseg.data.layouts import (
 from roadseg.data.pictures import CELL, VOID, picture_shape
 from roadseg.errors import UserError
 
+FCN_8S = ("pool4", "pool3")  # the skips of main.SKIPS that make it
+FCN_4S = (*FCN_8S, "pool2")
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -45,6 +48,7 @@ class Dataset:
     # Whether pictures are mirrored in training. Right-hand traffic helps to tell the opposite
     # carriageway, on the left, from tracks and yards.
     mirrored: bool = True
+    skips: tuple[str, ...] = FCN_8S  # finer ones for classes of things that are thin
     official_count: int | None = None  # labels of the official set, if it is checked
     remote: Remote | None = None  # a zip that holds the folder, if it may be downloaded
     class_list: ClassList | None = None  # of somebody's own pictures, what their masks mean
@@ -224,6 +228,7 @@ DATASETS = {
         split=split_by_category,
         image_shape=(360, 480),
         epochs=22,
+        skips=FCN_4S,
     ),
     "synthetic": Dataset(
         title="drawn road scenes",

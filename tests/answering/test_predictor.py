@@ -3,15 +3,15 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import scipy.special
 
 import helper
 import main
-from main import keras
 from roadseg.answering.network import Predictor
 from roadseg.answering.predictor import in_tiles, nearest_shape
 from roadseg.scoring.evaluation import score_pictures
-from tests.small import NARROW_BLOCKS, SMALL_RECIPE, set_small_scores, small_network, small_vgg
+from tests.small import NARROW_BLOCKS, set_small_scores, small_network
 
 
 def test_the_predictor_applies_the_calibration(random):
@@ -41,10 +41,10 @@ def test_a_picture_has_the_same_probabilities_alone_in_a_batch_and_in_validation
         np.testing.assert_allclose(one, three, atol=1e-4)
 
 
-def test_tiles_change_no_answer(random):
+@pytest.mark.parametrize("finest", [2, 4])
+def test_tiles_change_no_answer(finest, random):
     """What a pixel's answer depends on lies in its tile; half as far would not be enough."""
-    keras.utils.set_random_seed(0)
-    network = main.layers(small_vgg(blocks=NARROW_BLOCKS), 2, SMALL_RECIPE)
+    network = small_network(skips=tuple(main.SKIPS)[:finest], blocks=NARROW_BLOCKS)
     set_small_scores(network, random)
     sizes = []
 
@@ -69,8 +69,7 @@ def test_tiles_change_no_answer(random):
 
 
 def test_a_dark_picture_is_brightened_as_a_whole_before_it_is_cut(random):
-    keras.utils.set_random_seed(0)
-    network = main.layers(small_vgg(blocks=NARROW_BLOCKS), 2, SMALL_RECIPE)
+    network = small_network(blocks=NARROW_BLOCKS)
     set_small_scores(network, random, 0.01)
     dark = random.uniform(0, 60, (1, 96, 1300, 3)).astype(np.float32)
     dark[:, :, 900:] *= 4  # a tile of its own would be brightened less
