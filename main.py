@@ -27,6 +27,7 @@ from roadseg.command_line import HelpFormatter, at_least, exit_status, positive_
 from roadseg.data import vgg_weights
 from roadseg.data.augmentation import VGG_MEAN_RGB
 from roadseg.data.check import check_samples, data_digest, files_below
+from roadseg.data.class_weights import WEIGHT_KINDS, weigh_classes
 from roadseg.data.datasets import DATASETS, FCN_8S, JOINT, row_of, with_shapes
 from roadseg.data.light import LUMINANCE_RGB
 from roadseg.data.pictures import VOID
@@ -116,6 +117,7 @@ def parse_arguments(arguments=None):
     vgg, shape = "conv|full|none|PATH", ("H", "W")
     precisions = ["auto", *PRECISIONS]
     sets = f"auto, {', '.join(DATASETS)}, or folder:DIR in the data folder; several are joined"
+    weights = "rare classes weigh more in the loss; default: of the data set, none"
     patience = "end after N epochs without a better validation score; 0: train all epochs"
     add("--dataset", default=["auto"], type=data_set_name, nargs="+", metavar="NAME", help=sets)
     add("--data-dir", default="data", type=path, metavar="DIR", help="holds the data sets")
@@ -129,6 +131,7 @@ def parse_arguments(arguments=None):
     add("--patience", default=0, type=at_least(0), metavar="N", help=patience)
     add("--batch-size", default=4, type=whole, metavar="N", help="pictures a step on each device")
     add("--learning-rate", default=2e-4, type=rate, metavar="R", help="the highest")
+    add("--class-weights", choices=WEIGHT_KINDS, help=weights)
     add("--precision", default="auto", choices=precisions, help="auto: fastest, answers in float32")
     add("--devices", type=whole, metavar="N", help="of each machine to use; default: all")
     add("--seed", default=0, type=at_least(0), metavar="N", help="of every random number")
@@ -360,12 +363,21 @@ def bilinear_kernel(shape, dtype=None):
 # --- loss -----------------------------------------------------------------------------------------
 
 
-def optimize(network, learning_rate, steps, recipe=RECIPE, team=ONE_DEVICE, slowdown=1, slices=1):
+def optimize(
+    network,
+    learning_rate,
+    steps,
+    recipe=RECIPE,
+    team=ONE_DEVICE,
+    slowdown=1,
+    slices=1,
+    class_weights=(),
+):
     """Give a network its loss and its optimizer, Adam.
 
     learning_rate: the highest; it rises evenly over the first steps and falls as a cosine to zero
     at steps. slowdown: factor of the learning rate; slices: calls of train_on_batch whose
-    gradients make a step.
+    gradients make a step; class_weights: of `picture_loss`.
     Returns a compiled model that shares all layers with network; its loss is the mean of
     `picture_loss`.
     """
@@ -379,7 +391,7 @@ def optimize(network, learning_rate, steps, recipe=RECIPE, team=ONE_DEVICE, slow
     compiled = keras.Model(network.input, network.output, name="compiled")
     compiled.compile(
         team.adam(schedule, recipe.clip_norm, slices),
-        functools.partial(picture_loss, recipe=recipe),
+        functools.partial(picture_loss, recipe=recipe, class_weights=class_weights),
     )
     show_shapes_to_loss(compiled)
     return compiled
@@ -391,15 +403,18 @@ def show_shapes_to_loss(compiled):
     compiled.compute_loss(y=np.zeros((1, 1, 1), np.uint8), y_pred=logits)
 
 
-def picture_loss(labels, logits, recipe=RECIPE):
+def picture_loss(labels, logits, recipe=RECIPE, class_weights=()):
     """Average the cross-entropy over each picture's pixels, weighted by `pixel_weights`, in nats.
 
     Each picture by itself, so that it does not matter which pictures share a batch or a device;
     Keras' own loss would average over all valid pixels of a batch.
-    labels: [N, H, W] class indices; logits: [N, H, W, classes]. Returns float32 [N], 0 where all is
-    VOID.
+    labels: [N, H, W] class indices; logits: [N, H, W, classes]; class_weights: another factor of
+    the pixels of each class, all 1 where there are none. Returns float32 [N], 0 where all is VOID.
     """
     weights = pixel_weights(labels, recipe.boundary_reach, recipe.boundary_weight)
+    if class_weights:
+        index = keras.ops.where(labels == VOID, 0, keras.ops.cast(labels, "int32"))
+        weights = weights * keras.ops.take(keras.ops.array(class_weights, "float32"), index)
     losses = keras.losses.sparse_categorical_crossentropy(
         labels, logits, from_logits=True, ignore_class=VOID
     )
@@ -487,6 +502,9 @@ def run(arguments, stopping, team=ONE_DEVICE, recipe=RECIPE):
         "labels_are_official": data_set.has_official_labels(split.labelled),
         "data_digest": team.from_first(check_data),
     }
+    settings["weights_of_classes"] = team.from_first(
+        lambda: weigh_classes(settings["class_weights"], split.training, data_set)
+    )
     weights = team.first_then_others(lambda: vgg_weights.read(arguments.vgg, arguments.data_dir))
     with contextlib.ExitStack() as lock, team.scope():
         folder, decided = team.from_first(
@@ -541,10 +559,13 @@ def train(job, network, answering_network, stopping):
     slices = math.ceil(batch_size / (settings["batch_size"] * team.devices))
     team.from_first(lambda: checkpoint.check_room(job.folder, 4 * network.count_params()))
     patience = settings["patience"], settings["patience_since"]
+    weights = list(settings["weights_of_classes"].values())
 
     def begin(epochs):
         steps = epochs * get_batches_fn.count(batch_size)
-        compile_network = functools.partial(optimize, network, rate, steps, job.recipe, team)
+        compile_network = functools.partial(
+            optimize, network, rate, steps, job.recipe, team, class_weights=weights
+        )
         return Training(network, compile_network, job.folder, team, slices, *patience)
 
     epochs = settings["epochs"] or budget.fit_epochs(

@@ -282,6 +282,23 @@ def test_optimize(random):
     found = float(compiler(network)().test_on_batch(pictures, labels))
     expected = np.mean(losses_by_hand(weights_by_hand(labels), labels, logits))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+    weighted = main.optimize(network, 1e-3, 10, class_weights=[0.0, 1.0, 0.0])
+    found = float(weighted.test_on_batch(pictures, labels))
+    expected = np.mean(losses_by_hand(weights_by_hand(labels) * (labels == 1), labels, logits))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_weights_of_classes_multiply_those_of_pixels(random):
+    """Each picture is still a mean, so weights that are all alike change nothing."""
+    labels, logits = patchwork_labels(12, 16), random.normal(size=(2, 12, 16, 3))
+    factors = np.array([0.5, 2.0, 7.0])
+    weights = weights_by_hand(labels) * factors[np.where(labels == VOID, 0, labels)]
+    found = main.picture_loss(labels, logits.astype(np.float32), class_weights=factors.tolist())
+    np.testing.assert_allclose(found, losses_by_hand(weights, labels, logits), rtol=1e-5)
+    plain = main.picture_loss(labels, logits.astype(np.float32))
+    alike = main.picture_loss(labels, logits.astype(np.float32), class_weights=[3.0] * 3)
+    np.testing.assert_allclose(alike, plain, rtol=1e-5)
+    assert np.abs(np.subtract(found, plain)).min() > 0.01
 
 
 def test_void_changes_neither_loss_nor_gradient(random):

@@ -49,6 +49,7 @@ class Dataset:
     # carriageway, on the left, from tracks and yards.
     mirrored: bool = True
     skips: tuple[str, ...] = FCN_8S  # finer ones for classes of things that are thin
+    class_weights: str = "none"  # of class_weights.WEIGHT_KINDS, in the loss
     official_count: int | None = None  # labels of the official set, if it is checked
     remote: Remote | None = None  # a zip that holds the folder, if it may be downloaded
     class_list: ClassList | None = None  # of somebody's own pictures, what their masks mean

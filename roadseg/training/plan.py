@@ -65,6 +65,7 @@ def complete_settings(arguments, used, data_set):
         "dataset": used,
         "classes": list(data_set.classes),
         "paint": data_set.legend,
+        "class_weights": arguments.class_weights or data_set.class_weights,
         "dataset_asked_for": JOINT.join(arguments.dataset),
         "image_shape": image_shape,
         "image_shapes": [list(shape) for shape in shapes] or [image_shape],
