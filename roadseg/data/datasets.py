@@ -20,6 +20,7 @@ from roadseg.data.layouts import (
     find_folder,
     find_kitti,
     split_by_category,
+    split_drive,
     split_last_frames,
     split_share,
 )
@@ -201,6 +202,21 @@ CAMVID_CLASSES = {
     "bicyclist": (0, 128, 192),
 }
 
+CAMVID = Dataset(
+    title="CamVid",
+    folder="camvid",
+    layout="train/, trainannot/, val/ and valannot/ of the SegNet tutorial",
+    classes=tuple(CAMVID_CLASSES),
+    label_values={index: index for index in range(len(CAMVID_CLASSES))}
+    | {len(CAMVID_CLASSES): VOID, VOID: VOID},
+    paint=dict(enumerate(CAMVID_CLASSES.values())),
+    find=find_camvid,
+    split=split_by_category,
+    image_shape=(360, 480),
+    epochs=22,
+    skips=FCN_4S,
+)
+
 DATASETS = {
     "kitti": Dataset(
         title="KITTI Road",
@@ -217,19 +233,9 @@ DATASETS = {
         official_count=289,
         remote=KITTI_ROAD,
     ),
-    "camvid": Dataset(
-        title="CamVid",
-        folder="camvid",
-        layout="train/, trainannot/, val/ and valannot/ of the SegNet tutorial",
-        classes=tuple(CAMVID_CLASSES),
-        label_values={index: index for index in range(len(CAMVID_CLASSES))}
-        | {len(CAMVID_CLASSES): VOID, VOID: VOID},
-        paint=dict(enumerate(CAMVID_CLASSES.values())),
-        find=find_camvid,
-        split=split_by_category,
-        image_shape=(360, 480),
-        epochs=22,
-        skips=FCN_4S,
+    "camvid": CAMVID,
+    "camvid-drive": replace(
+        CAMVID, title="CamVid, drive 0001TP held out", split=split_drive("0001TP")
     ),
     "synthetic": Dataset(
         title="drawn road scenes",
