@@ -38,11 +38,25 @@ def nearest_shape(image_shape):
     return choose_shape
 
 
-def thoroughly(predict):
+def with_mirror_images(predict):
+    """Make a function that averages predictions of pictures and of their mirror images.
+
+    predict: function float32 [N, H, W, 3] -> float32 [N, H, W, C].
+    """
+
+    def predict_both(pictures):
+        return (predict(pictures) + predict(pictures[:, :, ::-1])[:, :, ::-1]) / 2
+
+    return predict_both
+
+
+def thoroughly(predict, mirrored=False):
     """Make a function that averages predictions at the pictures' size and at OTHER_SCALES.
 
-    predict: function float32 [N, H, W, 3] -> float32 [N, H, W, C] for any H and W.
+    predict: function float32 [N, H, W, 3] -> float32 [N, H, W, C] for any H and W; mirrored:
+    whether it was trained on mirror images, which then are predicted as well.
     """
+    predict = with_mirror_images(predict) if mirrored else predict
 
     def resample_all(arrays, shape):
         return np.stack([resample(array, shape) for array in arrays])

@@ -46,8 +46,8 @@ class Dataset:
     split: Callable[[list[Sample], int], tuple[list[Sample], list[Sample]]]
     image_shape: tuple[int, int]  # default (height, width) in the network, pixels
     epochs: int  # default on a CPU
-    # Whether pictures are mirrored in training. Right-hand traffic helps to tell the opposite
-    # carriageway, on the left, from tracks and yards.
+    # Whether pictures are mirrored in training (of joined rows, whether all are). Right-hand
+    # traffic helps to tell the opposite carriageway, on the left, from tracks and yards.
     mirrored: bool = True
     skips: tuple[str, ...] = FCN_8S  # finer ones for classes of things that are thin
     class_weights: str = "none"  # of class_weights.WEIGHT_KINDS, in the loss
@@ -138,12 +138,14 @@ def regroup(row, classes):
 def row_of(settings):
     """Return the row of a run's data set, without its files; settings: of the run."""
     names = settings["dataset"].split(JOINT)
-    row = DATASETS["folder" if len(names) > 1 else names[0].split(":")[0]]
+    rows = [DATASETS[name.split(":")[0]] for name in names]
+    row = DATASETS["folder"] if len(rows) > 1 else rows[0]
     if row.classes:
         return row
     title = JOINT.join(names) if len(names) > 1 else row.title
+    mirrored = all(row.mirrored for row in rows)
     fields = classes_of_own(settings["classes"], settings.get("paint"))
-    return replace(row, title=title, **fields)
+    return replace(row, title=title, mirrored=mirrored, **fields)
 
 
 # KITTI: valid where red is set, road where blue is set.
@@ -355,6 +357,7 @@ def join(found):
         split=split,
         image_shape=rows[0].image_shape,
         epochs=min(row.epochs for row in rows),
+        mirrored=all(row.mirrored for row in rows),
         parts=parts,
         **classes_of_own(classes),
     )
