@@ -84,6 +84,7 @@ def make_job(folder, image_shape, precision, split=None):
     """Make the Job of a run on drawn scenes; split: Split of them, to train on."""
     settings = {
         "dataset": "synthetic",
+        "skips": DATASETS["synthetic"].skips,
         "data_dir": str(folder),
         "image_shape": list(image_shape),
         "image_shapes": [list(image_shape)],

@@ -44,7 +44,7 @@ def evaluate(arguments, stopping):
     folder = run_folder.find_run(arguments.run)
     predict, data_set, settings = load_run(folder)
     if arguments.thorough:
-        predict = thoroughly(predict)
+        predict = thoroughly(predict, data_set.mirrored)
     data_dir = arguments.data_dir or Path(settings["data_dir"])
     found, root = locate(settings["dataset"], data_dir)
     if found.classes != data_set.classes:

@@ -27,7 +27,8 @@ from roadseg.command_line import HelpFormatter, at_least, exit_status, positive_
 from roadseg.data import vgg_weights
 from roadseg.data.augmentation import VGG_MEAN_RGB
 from roadseg.data.check import check_samples, data_digest, files_below
-from roadseg.data.datasets import DATASETS, JOINT, row_of, with_shapes
+from roadseg.data.class_weights import WEIGHT_KINDS, weigh_classes
+from roadseg.data.datasets import DATASETS, FCN_8S, JOINT, row_of, with_shapes
 from roadseg.data.light import LUMINANCE_RGB
 from roadseg.data.pictures import VOID
 from roadseg.devices import ONE_DEVICE, joined
@@ -60,6 +61,10 @@ class Recipe:
     head_channels: int = 512  # of fc6 and fc7, where they do not come from ImageNet
     pool3_scale: float = 0.06  # times VGG16's large activations, so that skips learn gently
     pool4_scale: float = 0.3
+    pool2_scale: float = 0.02  # what a fuse reads is about as large as the scores beside it
+    pool1_scale: float = 0.05
+    fuse_channels: int = 64  # of the 3x3 convolution in pool2's and pool1's skips; 0: scores alone
+    skips: tuple | None = None  # pools from coarse to fine; None: as the data set's row says
     score_deviation: float = 1e-3  # of fc7's score kernel at its start; the skips' start at 0
     skip_dropout: float = 0.2  # share of whole channels: neighbouring places tell nearly the same
     pool5_dropout: float = 0.3  # share of numbers
@@ -112,6 +117,7 @@ def parse_arguments(arguments=None):
     vgg, shape = "conv|full|none|PATH", ("H", "W")
     precisions = ["auto", *PRECISIONS]
     sets = f"auto, {', '.join(DATASETS)}, or folder:DIR in the data folder; several are joined"
+    weights = "rare classes weigh more in the loss; default: of the data set, none"
     patience = "end after N epochs without a better validation score; 0: train all epochs"
     add("--dataset", default=["auto"], type=data_set_name, nargs="+", metavar="NAME", help=sets)
     add("--data-dir", default="data", type=path, metavar="DIR", help="holds the data sets")
@@ -125,6 +131,7 @@ def parse_arguments(arguments=None):
     add("--patience", default=0, type=at_least(0), metavar="N", help=patience)
     add("--batch-size", default=4, type=whole, metavar="N", help="pictures a step on each device")
     add("--learning-rate", default=2e-4, type=rate, metavar="R", help="the highest")
+    add("--class-weights", choices=WEIGHT_KINDS, help=weights)
     add("--precision", default="auto", choices=precisions, help="auto: fastest, answers in float32")
     add("--devices", type=whole, metavar="N", help="of each machine to use; default: all")
     add("--seed", default=0, type=at_least(0), metavar="N", help="of every random number")
@@ -262,31 +269,57 @@ class CropLike(keras.layers.Layer):
         return (x_shape[0], *reference_shape[1:3], x_shape[3])
 
 
-def layers(vgg, num_classes, recipe=RECIPE):
-    """Add the skip layers of FCN-8s to VGG16.
+# Skip -> (layer of VGG16, whether it is fused), from coarse to fine: 1/16, 1/8, 1/4 and 1/2.
+SKIPS = {
+    "pool4": ("block4_pool", False),
+    "pool3": ("block3_pool", False),
+    "pool2": ("block2_pool", True),
+    "pool1": ("block1_pool", True),
+}
 
-    vgg: model of `load_vgg`. Returns a model: pictures [N, H, W, 3] -> logits float32
-    [N, H, W, num_classes], of the pictures' own size.
+
+def layers(vgg, num_classes, recipe=RECIPE, skips=FCN_8S):
+    """Add the skip layers to VGG16: of FCN-8s, or of a coarser or a finer network.
+
+    vgg: model of `load_vgg`; skips: the first ones of SKIPS. Returns a model: pictures
+    [N, H, W, 3] -> logits float32 [N, H, W, num_classes], of the pictures' own size.
     """
-    pool3, pool4, fc7 = vgg.outputs  # 1/8, 1/16, 1/32
-    pool4 = scale_skip(pool4, "pool4", recipe.pool4_scale, recipe.skip_dropout)
-    pool3 = scale_skip(pool3, "pool3", recipe.pool3_scale, recipe.skip_dropout)
+    if tuple(skips) != tuple(SKIPS)[: len(skips)]:
+        raise ValueError(f"skips {', '.join(skips)}: expected the first ones of {', '.join(SKIPS)}")
+    features = {name: scale_skip(vgg, name, recipe) for name in skips}
     near_zero = keras.initializers.TruncatedNormal(stddev=recipe.score_deviation)
-    x = score(fc7, num_classes, "score_fc7", near_zero)
-    x = upsample(x, 2, "upsample_fc7")
-    x = x + score(pool4, num_classes, "score_pool4", "zeros")
-    x = upsample(x, 2, "upsample_pool4")
-    x = x + score(pool3, num_classes, "score_pool3", "zeros")
-    x = upsample(x, 8, "upsample_pool3")
+    x = score(vgg.outputs[-1], num_classes, "score_fc7", near_zero)
+    last, stride = "fc7", 32
+    for name, feature in features.items():
+        x = upsample(x, 2, f"upsample_{last}")
+        last, stride, (_, is_fused) = name, stride // 2, SKIPS[name]
+        if is_fused and recipe.fuse_channels:
+            feature = fuse(x, feature, f"fuse_{name}", recipe.fuse_channels)
+        x = x + score(feature, num_classes, f"score_{name}", "zeros")
+    x = upsample(x, stride, f"upsample_{last}")
     # As large as the picture; not by vgg.input, so that `Predictor.in_tiles` can begin here.
     logits = CropLike(dtype="float32", name="logits")(x, vgg.get_layer("brighten").output)
-    return keras.Model(vgg.input, logits, name="fcn8s")
+    return keras.Model(vgg.input, logits, name=f"fcn{stride}s")
 
 
-def scale_skip(pool, name, scale, dropout):
-    """Make the large activations of early layers small; in training leave out whole channels."""
-    dropped = drop(pool, name, dropout, keras.layers.SpatialDropout2D)
+def scale_skip(vgg, name, recipe):
+    """Make the large activations of early layers small; in training leave out whole channels.
+
+    name: of SKIPS. Returns the pool's activations, [N, h, w, channels].
+    """
+    pool, scale = vgg.get_layer(SKIPS[name][0]).output, getattr(recipe, f"{name}_scale")
+    dropped = drop(pool, name, recipe.skip_dropout, keras.layers.SpatialDropout2D)
     return keras.layers.Rescaling(scale, dtype="float32")(dropped)
+
+
+def fuse(scores, feature, name, channels):
+    """See scores and edges beside each other, 3x3 places at a time.
+
+    Scores that are added place by place can't say on which side of an edge a pole stands.
+    scores: [N, h, w, classes]; feature: [N, h, w, any]. Returns [N, h, w, channels].
+    """
+    both = keras.layers.Concatenate(name=f"{name}_input")([scores, feature])
+    return convolve(both, name, 3, channels, {})
 
 
 def score(x, num_classes, name, start):
@@ -330,12 +363,21 @@ def bilinear_kernel(shape, dtype=None):
 # --- loss -----------------------------------------------------------------------------------------
 
 
-def optimize(network, learning_rate, steps, recipe=RECIPE, team=ONE_DEVICE, slowdown=1, slices=1):
+def optimize(
+    network,
+    learning_rate,
+    steps,
+    recipe=RECIPE,
+    team=ONE_DEVICE,
+    slowdown=1,
+    slices=1,
+    class_weights=(),
+):
     """Give a network its loss and its optimizer, Adam.
 
     learning_rate: the highest; it rises evenly over the first steps and falls as a cosine to zero
     at steps. slowdown: factor of the learning rate; slices: calls of train_on_batch whose
-    gradients make a step.
+    gradients make a step; class_weights: of `picture_loss`.
     Returns a compiled model that shares all layers with network; its loss is the mean of
     `picture_loss`.
     """
@@ -349,7 +391,7 @@ def optimize(network, learning_rate, steps, recipe=RECIPE, team=ONE_DEVICE, slow
     compiled = keras.Model(network.input, network.output, name="compiled")
     compiled.compile(
         team.adam(schedule, recipe.clip_norm, slices),
-        functools.partial(picture_loss, recipe=recipe),
+        functools.partial(picture_loss, recipe=recipe, class_weights=class_weights),
     )
     show_shapes_to_loss(compiled)
     return compiled
@@ -361,15 +403,18 @@ def show_shapes_to_loss(compiled):
     compiled.compute_loss(y=np.zeros((1, 1, 1), np.uint8), y_pred=logits)
 
 
-def picture_loss(labels, logits, recipe=RECIPE):
+def picture_loss(labels, logits, recipe=RECIPE, class_weights=()):
     """Average the cross-entropy over each picture's pixels, weighted by `pixel_weights`, in nats.
 
     Each picture by itself, so that it does not matter which pictures share a batch or a device;
     Keras' own loss would average over all valid pixels of a batch.
-    labels: [N, H, W] class indices; logits: [N, H, W, classes]. Returns float32 [N], 0 where all is
-    VOID.
+    labels: [N, H, W] class indices; logits: [N, H, W, classes]; class_weights: another factor of
+    the pixels of each class, all 1 where there are none. Returns float32 [N], 0 where all is VOID.
     """
     weights = pixel_weights(labels, recipe.boundary_reach, recipe.boundary_weight)
+    if class_weights:
+        index = keras.ops.where(labels == VOID, 0, keras.ops.cast(labels, "int32"))
+        weights = weights * keras.ops.take(keras.ops.array(class_weights, "float32"), index)
     losses = keras.losses.sparse_categorical_crossentropy(
         labels, logits, from_logits=True, ignore_class=VOID
     )
@@ -453,10 +498,14 @@ def run(arguments, stopping, team=ONE_DEVICE, recipe=RECIPE):
 
     settings = plan.complete_settings(arguments, used, data_set) | {
         "recipe": asdict(recipe),
+        "skips": data_set.skips if recipe.skips is None else recipe.skips,
         "labels": data_set.label_note(split.labelled, root),
         "labels_are_official": data_set.has_official_labels(split.labelled),
         "data_digest": team.from_first(check_data),
     }
+    settings["weights_of_classes"] = team.from_first(
+        lambda: weigh_classes(settings["class_weights"], split.training, data_set)
+    )
     weights = team.first_then_others(lambda: vgg_weights.read(arguments.vgg, arguments.data_dir))
     with contextlib.ExitStack() as lock, team.scope():
         folder, decided = team.from_first(
@@ -486,7 +535,8 @@ def build_networks(weights, job):
 
     def build(precision):
         keras.config.set_dtype_policy(precision)
-        return layers(load_vgg(weights, job.recipe), len(job.data_set.classes), job.recipe)
+        vgg, classes = load_vgg(weights, job.recipe), len(job.data_set.classes)
+        return layers(vgg, classes, job.recipe, job.settings["skips"])
 
     training, answering = job.settings["training_precision"], answering_precision(job.settings)
     network = answering_network = build(training)
@@ -510,10 +560,13 @@ def train(job, network, answering_network, stopping):
     slices = math.ceil(batch_size / (settings["batch_size"] * team.devices))
     team.from_first(lambda: checkpoint.check_room(job.folder, 4 * network.count_params()))
     patience = settings["patience"], settings["patience_since"]
+    weights = list(settings["weights_of_classes"].values())
 
     def begin(epochs):
         steps = epochs * get_batches_fn.count(batch_size)
-        compile_network = functools.partial(optimize, network, rate, steps, job.recipe, team)
+        compile_network = functools.partial(
+            optimize, network, rate, steps, job.recipe, team, class_weights=weights
+        )
         is_ahead = get_batches_fn.is_on_device and settings["training_precision"] != "mixed_float16"
         return Training(network, compile_network, job.folder, team, slices, *patience, is_ahead)
 
@@ -553,7 +606,7 @@ def load_network(folder, precision=None):
             f"{folder}: trained by another version of this program ({error})"
         ) from error
     vgg = load_vgg(vgg_weights.read(str(weights), folder), recipe)
-    network = layers(vgg, len(data_set.classes), recipe)
+    network = layers(vgg, len(data_set.classes), recipe, settings.get("skips", FCN_8S))
     try:
         network.load_weights(weights)
     except (OSError, ValueError, KeyError) as error:

@@ -104,7 +104,7 @@ class RoadFinder:
         if trained_shapes is None and (scale or thorough):
             raise UserError(f"{path}: has its size inside; --scale and --thorough need a run")
         if thorough:
-            self.predict = predictor.thoroughly(self.predict)
+            self.predict = predictor.thoroughly(self.predict, self.data_set.mirrored)
         self.scale, self.trained_shape = scale, predictor.nearest_shape(trained_shapes)
         self.classes = self.data_set.classes
 

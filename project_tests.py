@@ -25,6 +25,7 @@ from PIL import Image
 import main
 from main import keras
 from roadseg.data import vgg_weights
+from roadseg.data.datasets import FCN_4S
 from roadseg.data.layouts import Sample
 from roadseg.data.pictures import VOID, read_image, read_label
 from roadseg.training import checkpoint
@@ -33,6 +34,7 @@ from tests.small import (
     HERE,
     KITTI,
     REAL_SAMPLES,
+    SMALL_RECIPE,
     answer,
     compiler,
     needs_jax,
@@ -145,12 +147,39 @@ def test_what_fc6_never_sees_of_a_small_picture_stays_as_it_is_in_bfloat16(bfloa
 # --- skip layers ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("num_classes", [2, 3, 11])
+@pytest.mark.parametrize(("num_classes", "finest"), [(2, 2), (3, 2), (11, 0), (11, 3), (3, 4)])
 @pytest.mark.parametrize("shape", [(32, 64), (75, 61), (1, 1)])
-def test_layers(num_classes, shape):
-    """Logits have the size of the picture, whatever it is, for any number of classes."""
-    logits = answer(small_network(num_classes), np.zeros((2, *shape, 3), np.uint8))
+def test_layers(num_classes, finest, shape):
+    """Logits have the size of the picture, whatever it is, for any number of classes and skips."""
+    network = small_network(num_classes, skips=tuple(main.SKIPS)[:finest])
+    logits = answer(network, np.zeros((2, *shape, 3), np.uint8))
     assert logits.shape == (2, *shape, num_classes) and logits.dtype == np.float32
+
+
+def test_fcn_8s_is_the_paper_s_weight_by_weight():
+    """One line an arrow: the same names, in the same order, with the same random numbers."""
+    keras.utils.set_random_seed(0)
+    vgg, scales = small_vgg(), (SMALL_RECIPE.pool4_scale, SMALL_RECIPE.pool3_scale)
+    pool3, pool4, fc7 = vgg.outputs
+    pool4, pool3 = (
+        keras.layers.Rescaling(scale)(keras.layers.SpatialDropout2D(0.2)(pool))
+        for pool, scale in zip((pool4, pool3), scales, strict=True)
+    )
+    near_zero = keras.initializers.TruncatedNormal(stddev=SMALL_RECIPE.score_deviation)
+    x = main.upsample(main.score(fc7, 3, "score_fc7", near_zero), 2, "upsample_fc7")
+    x = main.upsample(x + main.score(pool4, 3, "score_pool4", "zeros"), 2, "upsample_pool4")
+    x = main.upsample(x + main.score(pool3, 3, "score_pool3", "zeros"), 8, "upsample_pool3")
+    expected, found = keras.Model(vgg.input, x), small_network(3)
+    assert [w.path for w in found.weights] == [w.path for w in expected.weights]
+    assert found.name == "fcn8s"
+    for ours, theirs in zip(found.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("skips", [("pool3",), ("pool4", "pool2"), ("pool4", "pool5")])
+def test_skips_that_leave_one_out_are_refused(skips):
+    with pytest.raises(ValueError, match="expected the first ones of pool4, pool3, pool2, pool1"):
+        main.layers(small_vgg(), 2, SMALL_RECIPE, skips)
 
 
 def test_layers_start_near_even_chances(random):
@@ -202,6 +231,44 @@ def test_skips_are_scaled_enlarged_and_added(random):
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
+def fuse_by_hand(scores, feature, network):
+    """Convolve scores beside a feature, [h, w, channels] each, by pool2's 3x3; ReLU; score."""
+    (kernel, bias), (small, small_bias) = (
+        network.get_layer(name).get_weights() for name in ("fuse_pool2", "score_pool2")
+    )
+    both = np.pad(np.concatenate([scores, feature], axis=-1), ((1, 1), (1, 1), (0, 0)))
+    height, width = scores.shape[:2]
+    seen = sum(
+        both[row : row + height, column : column + width] @ kernel[row, column]
+        for row in range(3)
+        for column in range(3)
+    )
+    return np.maximum(seen + bias, 0) @ small[0, 0] + small_bias
+
+
+def test_a_fused_skip_starts_at_nothing_and_is_added_to_what_is_coarser(random):
+    """FCN-4s is FCN-8s at 1/4, and what a 3x3 convolution makes of it beside pool2."""
+    network = small_network(3, skips=FCN_4S)
+    picture = random.integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
+    names = ["upsample_pool3", "block2_pool", "fuse_pool2"]
+    watched = [network.get_layer(name).output for name in names]
+    inner = keras.Model(network.input, [*watched, network.output])
+    at_quarter = keras.layers.Cropping2D(2)
+
+    def scores(seen):
+        return answer(at_quarter, seen[0])[0]  # upsample repeats the border first
+
+    start = answer(inner, picture)
+    assert np.ptp(start[3]) > 0 and start[2].shape == (1, 16, 24, SMALL_RECIPE.fuse_channels)
+    np.testing.assert_allclose(start[3][0], enlarge(scores(start), 4), atol=1e-5)
+    set_small_scores(network, random)
+    seen = answer(inner, picture)
+    added = fuse_by_hand(scores(seen), seen[1][0] * 0.02, network)
+    expected = enlarge((scores(seen) + added).astype(np.float32), 4)
+    assert np.abs(added).max() > 0.1 * np.abs(expected).max()
+    np.testing.assert_allclose(seen[3][0], expected, atol=1e-4 * np.abs(expected).max())
+
+
 # --- loss -----------------------------------------------------------------------------------------
 
 
@@ -215,6 +282,23 @@ def test_optimize(random):
     found = float(compiler(network)().test_on_batch(pictures, labels))
     expected = np.mean(losses_by_hand(weights_by_hand(labels), labels, logits))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+    weighted = main.optimize(network, 1e-3, 10, class_weights=[0.0, 1.0, 0.0])
+    found = float(weighted.test_on_batch(pictures, labels))
+    expected = np.mean(losses_by_hand(weights_by_hand(labels) * (labels == 1), labels, logits))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_weights_of_classes_multiply_those_of_pixels(random):
+    """Each picture is still a mean, so weights that are all alike change nothing."""
+    labels, logits = patchwork_labels(12, 16), random.normal(size=(2, 12, 16, 3))
+    factors = np.array([0.5, 2.0, 7.0])
+    weights = weights_by_hand(labels) * factors[np.where(labels == VOID, 0, labels)]
+    found = main.picture_loss(labels, logits.astype(np.float32), class_weights=factors.tolist())
+    np.testing.assert_allclose(found, losses_by_hand(weights, labels, logits), rtol=1e-5)
+    plain = main.picture_loss(labels, logits.astype(np.float32))
+    alike = main.picture_loss(labels, logits.astype(np.float32), class_weights=[3.0] * 3)
+    np.testing.assert_allclose(alike, plain, rtol=1e-5)
+    assert np.abs(np.subtract(found, plain)).min() > 0.01
 
 
 def test_void_changes_neither_loss_nor_gradient(random):

@@ -50,7 +50,8 @@ def add_thorough(parser):
     parser.add_argument(
         "--thorough",
         action="store_true",
-        help="average predictions at 0.85, 1 and 1.15 times the size: better, 3 times the work",
+        help="average predictions at 0.85, 1 and 1.15 times the size, and of mirror images where "
+        "training had some: better, 3 or 6 times the work",
     )
 
 

@@ -20,7 +20,7 @@ import predict
 from main import keras
 from roadseg.answering.network import Predictor
 from roadseg.data import vgg_weights
-from roadseg.data.datasets import DATASETS
+from roadseg.data.datasets import DATASETS, FCN_8S
 from roadseg.data.pictures import VOID
 from roadseg.scoring.tally import Tally
 from roadseg.training import trainer
@@ -40,9 +40,9 @@ def small_vgg(weights=None, blocks=SMALL_BLOCKS, recipe=SMALL_RECIPE):
     return main.load_vgg(weights or {}, recipe, blocks)
 
 
-def small_network(num_classes=2, recipe=SMALL_RECIPE):
+def small_network(num_classes=2, recipe=SMALL_RECIPE, skips=FCN_8S, blocks=SMALL_BLOCKS):
     keras.utils.set_random_seed(0)
-    return main.layers(small_vgg(recipe=recipe), num_classes, recipe)
+    return main.layers(small_vgg(None, blocks, recipe), num_classes, recipe, skips)
 
 
 def narrow_weights(channels=4, head_channels=8):
@@ -62,8 +62,7 @@ def narrow_weights(channels=4, head_channels=8):
 
 def set_small_scores(network, random, deviation=1.0):
     """Give every score layer weights that matter, so that tests see through the network."""
-    for name in ("score_fc7", "score_pool4", "score_pool3"):
-        layer = network.get_layer(name)
+    for layer in (layer for layer in network.layers if layer.name.startswith("score_")):
         layer.set_weights([random.normal(0, deviation, w.shape) for w in layer.get_weights()])
 
 

@@ -22,6 +22,7 @@ USAGE = {
     "main": """[-h] [--dataset NAME [NAME ...]] [--data-dir DIR]
         [--runs-dir DIR] [--run NAME] [--vgg conv|full|none|PATH] [--image-shape H W]
         [--epochs N | --minutes M] [--patience N] [--batch-size N] [--learning-rate R]
+        [--class-weights {none,sqrt,median}]
         [--precision {auto,float32,mixed_bfloat16,mixed_float16}] [--devices N] [--seed N]
         [--limit N] [--tensorboard]""",
     "predict": """[-h] [--run RUN] [--output DIR]
@@ -38,15 +39,15 @@ USAGE = {
 READ = {
     "main": """dataset=['auto'], data_dir=Path('data'), runs_dir=Path('runs'), run=None, vgg='conv',
         image_shape=None, epochs=None, minutes=None, patience=0, batch_size=4,
-        learning_rate=0.0002, precision='auto', devices=None, seed=0, limit=None,
-        tensorboard=False""",
+        learning_rate=0.0002, class_weights=None, precision='auto', devices=None, seed=0,
+        limit=None, tensorboard=False""",
     "main --dataset camvid folder:own --data-dir d --runs-dir r --run new --vgg a.h5 "
     "--image-shape 32 96 --epochs 3 --patience 2 --batch-size 2 --learning-rate 1 "
-    "--precision float32 --devices 2 --seed 7 --limit 9 --tensorboard": """
+    "--class-weights sqrt --precision float32 --devices 2 --seed 7 --limit 9 --tensorboard": """
         dataset=['camvid', 'folder:own'], data_dir=Path('d'), runs_dir=Path('r'), run='new',
         vgg='a.h5', image_shape=[32, 96], epochs=3, minutes=None, patience=2, batch_size=2,
-        learning_rate=1.0, precision='float32', devices=2, seed=7, limit=9,
-        tensorboard=True""",
+        learning_rate=1.0, class_weights='sqrt', precision='float32', devices=2, seed=7,
+        limit=9, tensorboard=True""",
     "predict a.png b.png": """paths=['a.png', 'b.png'], run=None, output=None,
         save=['overlay'], scale=None, every=1, thorough=False""",
     "predict --run first a --output o --save mask overlay --scale 2 --every 3 "
@@ -103,6 +104,7 @@ def test_what_is_typed_and_what_is_not_is_read_as_this(words, tmp_path, monkeypa
         "main --learning-rate nan",
         "main --learning-rate 0",
         "main --dataset moon",
+        "main --class-weights rare",
         "predict --run first",
         "predict a.png --scale inf",
         "predict a.png --save movie",

@@ -39,7 +39,8 @@ def moved_by(recipe):
 
 def what_comes_of(recipe, weights):
     """Return what a recipe makes of a network, of the loss, and of pictures."""
-    network = main.layers(main.load_vgg(weights, recipe), 2, recipe)
+    skips = KITTI.skips if recipe.skips is None else recipe.skips
+    network = main.layers(main.load_vgg(weights, recipe), 2, recipe, skips)
     layers = network.layers
     label = np.zeros((1, 9, 9), np.uint8)
     label[0, 0, 0] = 1
@@ -51,20 +52,29 @@ def what_comes_of(recipe, weights):
         "head": network.get_layer("fc7").filters,
         "boundary": float(keras.ops.max(boundary)),
         "moved": moved_by(recipe),
+        "fuse": recipe.fuse_channels,
         "varied": recipe.varied_share,
         "brightened": network.get_layer("brighten").gamma[0],
     }
 
 
 FIRST, SECOND = (["block1_conv1", "block1_conv2"], ["block2_conv1", "block2_conv2"])
-DROPOUT = {"pool5": 0.3, "fc6": 0.5, "fc7": 0.5, "pool4": 0.2, "pool3": 0.2}
+HEAD_DROPOUT = {"pool5": 0.3, "fc6": 0.5, "fc7": 0.5}
+DROPOUT = HEAD_DROPOUT | {"pool4": 0.2, "pool3": 0.2}
 NO_POOLS = {"pool5": 0.0, "pool4": 0.0, "pool3": 0.0}
+
+
+def by_layer(dropout):
+    return {f"{name}_dropout": rate for name, rate in dropout.items()}
+
+
 UNCHANGED = {
     "frozen": FIRST + SECOND,
     "scales": [0.3, 0.06],  # of pool4, pool3
-    "dropout": {f"{name}_dropout": rate for name, rate in DROPOUT.items()},
+    "dropout": by_layer(DROPOUT),
     "head": 512,
     "boundary": 5.0,
+    "fuse": 64,
     "varied": 0.5,
     "brightened": 0.25,
 }
@@ -72,13 +82,18 @@ CHANGED = {
     "unchanged": {},
     "all-trained": {"frozen": []},
     "block-1-frozen": {"frozen": FIRST},
-    "fcn-16s": {"scales": [0.3, 0.0]},
-    "fcn-32s": {"scales": [0.0, 0.0]},
+    "fcn-32s": {"scales": [], "dropout": by_layer(HEAD_DROPOUT)},
+    "fcn-16s": {"scales": [0.3], "dropout": by_layer(HEAD_DROPOUT | {"pool4": 0.2})},
+    "fcn-8s": {},
+    "fcn-4s": {"scales": [0.3, 0.06, 0.02], "dropout": by_layer(DROPOUT | {"pool2": 0.2})},
+    "fcn-2s": {
+        "scales": [0.3, 0.06, 0.02, 0.05],
+        "dropout": by_layer(DROPOUT | {"pool2": 0.2, "pool1": 0.2}),
+    },
+    "no-fuse": {"fuse": 0},
     "head-of-128": {"head": 128},
     "head-of-1024": {"head": 1024},
-    "no-pool-dropout": {
-        "dropout": {f"{name}_dropout": rate for name, rate in (DROPOUT | NO_POOLS).items()}
-    },
+    "no-pool-dropout": {"dropout": by_layer(DROPOUT | NO_POOLS)},
     "no-boundaries": {"boundary": 1.0},
     "light-left": {"varied": 0.0},
     "light-always-varied": {"varied": 1.0},
@@ -115,7 +130,7 @@ def test_several_trials_are_made_together_and_the_rest_goes_to_main(monkeypatch)
         runpy.run_path(str(EXPERIMENTS / "trials.py"), run_name="__main__")
     ((flags, recipe),) = seen
     assert flags == words[3:] and end.value.code is None
-    assert (recipe.pool3_scale, recipe.pool4_scale) == (0, 0)
+    assert recipe.skips == ()
     assert recipe.zoom == (0.8, 1.3) and recipe.frozen == main.RECIPE.frozen
 
 

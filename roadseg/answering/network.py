@@ -6,7 +6,7 @@ import numpy as np
 
 from roadseg import devices
 from roadseg.answering.predictor import PREDICTION_BATCH, in_tiles
-from roadseg.engine import keras
+from roadseg.engine import device_kind, keras
 
 
 def with_probabilities(network, calibration=(1.0, 0.0)):
@@ -29,6 +29,7 @@ class Predictor:
 
     def __init__(self, network, calibration=(1.0, 0.0), team=devices.ONE_DEVICE):
         self.model, self.team = with_probabilities(network, calibration), team
+        self.most = {}  # (model, shape of a picture) -> most pictures that came at once
 
     def __call__(self, pictures):
         return self._compute(self.model, pictures)
@@ -45,7 +46,11 @@ class Predictor:
         return lambda pictures: tiled(self._compute(brighten, pictures))
 
     def _compute(self, model, pictures):
-        filled = np.take(pictures, devices.fill_up(len(pictures), self.team.own_devices), axis=0)
+        count = self.team.own_devices
+        if device_kind() != "cpu":  # which compiles anew for another number of pictures
+            key = id(model), pictures.shape[1:]
+            count = self.most[key] = max(self.most.get(key, count), len(pictures))
+        filled = np.take(pictures, devices.fill_up(len(pictures), count), axis=0)
         with self.team.own_scope():
             return model.predict_on_batch(self.team.shard(filled))[: len(pictures)]
 

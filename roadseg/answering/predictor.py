@@ -38,11 +38,25 @@ def nearest_shape(image_shape):
     return choose_shape
 
 
-def thoroughly(predict):
+def with_mirror_images(predict):
+    """Make a function that averages predictions of pictures and of their mirror images.
+
+    predict: function float32 [N, H, W, 3] -> float32 [N, H, W, C].
+    """
+
+    def predict_both(pictures):
+        return (predict(pictures) + predict(pictures[:, :, ::-1])[:, :, ::-1]) / 2
+
+    return predict_both
+
+
+def thoroughly(predict, mirrored=False):
     """Make a function that averages predictions at the pictures' size and at OTHER_SCALES.
 
-    predict: function float32 [N, H, W, 3] -> float32 [N, H, W, C] for any H and W.
+    predict: function float32 [N, H, W, 3] -> float32 [N, H, W, C] for any H and W; mirrored:
+    whether it was trained on mirror images, which then are predicted as well.
     """
+    predict = with_mirror_images(predict) if mirrored else predict
 
     def resample_all(arrays, shape):
         return np.stack([resample(array, shape) for array in arrays])
@@ -57,7 +71,8 @@ def thoroughly(predict):
 
 
 # Receptive field to one side, pixels: 202 for pool5 and fc6's 7x7, plus 32, 16 and 8 for the three
-# upsamplings, rounded up to a multiple of 32.
+# upsamplings, rounded up to a multiple of 32: that holds the 4 + 4 and 2 + 2 of pool2's and pool1's
+# skips, too.
 REACH = 288
 TILE = 1536  # pixels; larger pictures are cut into tiles of this size
 

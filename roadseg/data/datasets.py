@@ -20,11 +20,15 @@ from roadseg.data.layouts import (
     find_folder,
     find_kitti,
     split_by_category,
+    split_drive,
     split_last_frames,
     split_share,
 )
 from roadseg.data.pictures import CELL, VOID, picture_shape
 from roadseg.errors import UserError
+
+FCN_8S = ("pool4", "pool3")  # the skips of main.SKIPS that make it
+FCN_4S = (*FCN_8S, "pool2")
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,11 @@ class Dataset:
     split: Callable[[list[Sample], int], tuple[list[Sample], list[Sample]]]
     image_shape: tuple[int, int]  # default (height, width) in the network, pixels
     epochs: int  # default on a CPU
-    # Whether pictures are mirrored in training. Right-hand traffic helps to tell the opposite
-    # carriageway, on the left, from tracks and yards.
+    # Whether pictures are mirrored in training (of joined rows, whether all are). Right-hand
+    # traffic helps to tell the opposite carriageway, on the left, from tracks and yards.
     mirrored: bool = True
+    skips: tuple[str, ...] = FCN_8S  # finer ones for classes of things that are thin
+    class_weights: str = "none"  # of class_weights.WEIGHT_KINDS, in the loss
     official_count: int | None = None  # labels of the official set, if it is checked
     remote: Remote | None = None  # a zip that holds the folder, if it may be downloaded
     class_list: ClassList | None = None  # of somebody's own pictures, what their masks mean
@@ -132,12 +138,14 @@ def regroup(row, classes):
 def row_of(settings):
     """Return the row of a run's data set, without its files; settings: of the run."""
     names = settings["dataset"].split(JOINT)
-    row = DATASETS["folder" if len(names) > 1 else names[0].split(":")[0]]
+    rows = [DATASETS[name.split(":")[0]] for name in names]
+    row = DATASETS["folder"] if len(rows) > 1 else rows[0]
     if row.classes:
         return row
     title = JOINT.join(names) if len(names) > 1 else row.title
+    mirrored = all(row.mirrored for row in rows)
     fields = classes_of_own(settings["classes"], settings.get("paint"))
-    return replace(row, title=title, **fields)
+    return replace(row, title=title, mirrored=mirrored, **fields)
 
 
 # KITTI: valid where red is set, road where blue is set.
@@ -196,6 +204,21 @@ CAMVID_CLASSES = {
     "bicyclist": (0, 128, 192),
 }
 
+CAMVID = Dataset(
+    title="CamVid",
+    folder="camvid",
+    layout="train/, trainannot/, val/ and valannot/ of the SegNet tutorial",
+    classes=tuple(CAMVID_CLASSES),
+    label_values={index: index for index in range(len(CAMVID_CLASSES))}
+    | {len(CAMVID_CLASSES): VOID, VOID: VOID},
+    paint=dict(enumerate(CAMVID_CLASSES.values())),
+    find=find_camvid,
+    split=split_by_category,
+    image_shape=(360, 480),
+    epochs=22,
+    skips=FCN_4S,
+)
+
 DATASETS = {
     "kitti": Dataset(
         title="KITTI Road",
@@ -212,18 +235,9 @@ DATASETS = {
         official_count=289,
         remote=KITTI_ROAD,
     ),
-    "camvid": Dataset(
-        title="CamVid",
-        folder="camvid",
-        layout="train/, trainannot/, val/ and valannot/ of the SegNet tutorial",
-        classes=tuple(CAMVID_CLASSES),
-        label_values={index: index for index in range(len(CAMVID_CLASSES))}
-        | {len(CAMVID_CLASSES): VOID, VOID: VOID},
-        paint=dict(enumerate(CAMVID_CLASSES.values())),
-        find=find_camvid,
-        split=split_by_category,
-        image_shape=(360, 480),
-        epochs=22,
+    "camvid": CAMVID,
+    "camvid-drive": replace(
+        CAMVID, title="CamVid, drive 0001TP held out", split=split_drive("0001TP")
     ),
     "synthetic": Dataset(
         title="drawn road scenes",
@@ -343,6 +357,7 @@ def join(found):
         split=split,
         image_shape=rows[0].image_shape,
         epochs=min(row.epochs for row in rows),
+        mirrored=all(row.mirrored for row in rows),
         parts=parts,
         **classes_of_own(classes),
     )

@@ -202,6 +202,19 @@ def split_by_category(samples, seed):
     return _divide(samples, {sample for sample in samples if sample.category == "val"})
 
 
+def split_drive(drive):
+    """Make a split in which the pictures of train/ that begin with drive validate, the rest trains.
+
+    What lies in val/ does neither: CamVid's is one clip of 7 seconds out of a drive that trains.
+    """
+
+    def split(samples, seed):
+        labelled = [sample for sample in samples if sample.category != "val"]
+        return _divide(labelled, {each for each in labelled if each.name.startswith(drive)})
+
+    return split
+
+
 def split_last_frames(samples, seed, last=16):
     """Split as KittiSeg's val3: the last frames of each category validate, at most a fifth.
 

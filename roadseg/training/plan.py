@@ -65,6 +65,7 @@ def complete_settings(arguments, used, data_set):
         "dataset": used,
         "classes": list(data_set.classes),
         "paint": data_set.legend,
+        "class_weights": arguments.class_weights or data_set.class_weights,
         "dataset_asked_for": JOINT.join(arguments.dataset),
         "image_shape": image_shape,
         "image_shapes": [list(shape) for shape in shapes] or [image_shape],
@@ -120,8 +121,8 @@ def open_folder(settings, lock, data_set, team, files):
 
     lock: ExitStack that then keeps other processes away from it; data_set: its row of DATASETS;
     team: that trains; files: of `check.files_below`. Returns (its path as text, settings to keep:
-    {} for a run that is finished). A run that resumes keeps its epochs, its steps and their
-    precision, on any machine.
+    {} for a run that is finished). A run that resumes keeps its epochs, its skips, its steps and
+    their precision, on any machine.
     """
     if settings["tensorboard"]:
         event_files.load_tensorflow()
@@ -139,6 +140,7 @@ def open_folder(settings, lock, data_set, team, files):
     together = settings["batch_size"] * team.devices
     decided |= {
         "pictures_a_step": earlier.get("pictures_a_step", together),
+        "skips": earlier.get("skips", settings["skips"]),
         "training_precision": earlier.get("training_precision")
         or (faster_precision() if precision == "auto" else precision),
     }

@@ -28,14 +28,15 @@ READY = REPOSITORY / "data" / "ready"  # the ready network: a run that comes wit
 # A run resumes only with these unchanged, and the same recipe.
 FIXED_SETTINGS = (
     *("dataset", "classes", "vgg", "image_shape", "batch_size", "learning_rate", "precision"),
-    *("seed", "limit", "backend", "data_digest"),  # the last one follows from the others
+    *("class_weights", "seed", "limit", "backend"),
+    "data_digest",  # follows from the others
 )
 
 
 # Flags of main.py that need not be repeated to resume a run.
 FLAGS = (
     *("dataset", "data_dir", "vgg", "image_shape", "batch_size", "learning_rate", "precision"),
-    *("seed", "limit", "minutes", "patience", "tensorboard"),
+    *("class_weights", "seed", "limit", "minutes", "patience", "tensorboard"),
 )
 
 

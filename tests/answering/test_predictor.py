@@ -3,15 +3,16 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import scipy.special
 
 import helper
 import main
-from main import keras
 from roadseg.answering.network import Predictor
-from roadseg.answering.predictor import in_tiles, nearest_shape
+from roadseg.answering.predictor import in_tiles, nearest_shape, thoroughly
+from roadseg.data.datasets import row_of
 from roadseg.scoring.evaluation import score_pictures
-from tests.small import NARROW_BLOCKS, SMALL_RECIPE, set_small_scores, small_network, small_vgg
+from tests.small import NARROW_BLOCKS, set_small_scores, small_network
 
 
 def test_the_predictor_applies_the_calibration(random):
@@ -41,10 +42,10 @@ def test_a_picture_has_the_same_probabilities_alone_in_a_batch_and_in_validation
         np.testing.assert_allclose(one, three, atol=1e-4)
 
 
-def test_tiles_change_no_answer(random):
+@pytest.mark.parametrize("finest", [2, 4])
+def test_tiles_change_no_answer(finest, random):
     """What a pixel's answer depends on lies in its tile; half as far would not be enough."""
-    keras.utils.set_random_seed(0)
-    network = main.layers(small_vgg(blocks=NARROW_BLOCKS), 2, SMALL_RECIPE)
+    network = small_network(skips=tuple(main.SKIPS)[:finest], blocks=NARROW_BLOCKS)
     set_small_scores(network, random)
     sizes = []
 
@@ -69,8 +70,7 @@ def test_tiles_change_no_answer(random):
 
 
 def test_a_dark_picture_is_brightened_as_a_whole_before_it_is_cut(random):
-    keras.utils.set_random_seed(0)
-    network = main.layers(small_vgg(blocks=NARROW_BLOCKS), 2, SMALL_RECIPE)
+    network = small_network(blocks=NARROW_BLOCKS)
     set_small_scores(network, random, 0.01)
     dark = random.uniform(0, 60, (1, 96, 1300, 3)).astype(np.float32)
     dark[:, :, 900:] *= 4  # a tile of its own would be brightened less
@@ -78,6 +78,29 @@ def test_a_dark_picture_is_brightened_as_a_whole_before_it_is_cut(random):
     found, expected = whole.in_tiles(tile=704)(dark), whole(dark)
     assert np.abs(found - expected).max() < 1e-4
     assert np.abs(in_tiles(whole, tile=704)(dark) - expected).max() > 1e-2
+
+
+def test_mirror_images_are_turned_back_and_averaged():
+    """By a network that answers with the column alone: 0, .1, .2 … from the left."""
+
+    def column(pictures):
+        columns = np.arange(pictures.shape[2]) / 10 + pictures[..., 0]
+        return np.stack([columns, 1 - columns], axis=-1).astype(np.float32)
+
+    pictures = np.zeros((2, 32, 32, 3), np.float32)
+    pictures[1, :, 8] = 1
+    assert np.ptp(thoroughly(column)(pictures)[0, 0, :, 0]) > 2.5
+    found = thoroughly(column, mirrored=True)(pictures)
+    np.testing.assert_allclose(found[0, ..., 0], 1.55, atol=1e-5)  # the mean of 0 to 3.1
+    np.testing.assert_allclose(found[1, ..., 0] - 1.55, pictures[1, ..., 0], atol=1e-5)
+
+
+def test_what_is_joined_is_mirrored_where_all_of_it_is():
+    def mirrored(names):
+        return row_of({"dataset": names, "classes": ["other", "road"]}).mirrored
+
+    assert [mirrored(names) for names in ("kitti", "camvid", "folder")] == [False, True, True]
+    assert mirrored("camvid+folder:own") and not mirrored("kitti+camvid")
 
 
 def test_a_picture_gets_the_trained_shape_of_its_proportions():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,14 @@ import pytest
 from PIL import Image
 
 import helper
+import main
 from roadseg.data import download
-from roadseg.data.datasets import DATASETS
+from roadseg.data.datasets import DATASETS, FCN_8S
 from roadseg.data.pictures import VOID, read_image, read_label, read_numbers
 from roadseg.drawn import scenes
 from roadseg.errors import UserError
+from roadseg.files import write_json
+from roadseg.training import run_folder
 from tests.small import error_line, run_camvid, run_evaluate, run_main, run_predict
 
 
@@ -24,6 +28,33 @@ def test_a_run_with_eleven_classes(trained_on_camvid):
     assert result["pictures"] == 2 and "perspective" not in result
     painted = sorted(path.name for path in (trained_on_camvid / "pictures").iterdir())
     assert painted == ["val_0.png", "val_1.png"]
+
+
+def test_a_run_with_finer_skips_and_weights_of_classes_keeps_both(
+    trained_on_camvid, narrow_vgg, tmp_path, monkeypatch
+):
+    """Whatever the data set's row says later; a run that says nothing is an FCN-8s."""
+    data = tmp_path / "data"
+    shutil.copytree(trained_on_camvid.parents[1], data, ignore=lambda *_: ["runs"])
+    words = ("--vgg", narrow_vgg, "--class-weights", "sqrt")
+    assert run_camvid(data, *words) == 0
+    run = data / "runs" / "city"
+    before = json.loads((run / "settings.json").read_text())
+    assert before["skips"] == ["pool4", "pool3", "pool2"] and before["class_weights"] == "sqrt"
+    assert list(before["weights_of_classes"]) == list(DATASETS["camvid"].classes)
+    losses = [run_folder.read_log(each)[0]["loss"] for each in (run, trained_on_camvid)]
+    assert losses[0] != losses[1]
+    assert main.load_run(run)[0].model.get_layer("score_pool2").weights
+    monkeypatch.setitem(DATASETS, "camvid", replace(DATASETS["camvid"], skips=FCN_8S))
+    assert run_camvid(data, "--epochs", 2) == 0
+    after = json.loads((run / "settings.json").read_text())
+    kept = ("skips", "class_weights", "weights_of_classes")
+    assert [after[name] for name in kept] == [before[name] for name in kept]
+    assert main.load_run(run)[0].model.get_layer("score_pool2").weights
+    del after["skips"]
+    write_json(run / "settings.json", after)
+    with pytest.raises(UserError, match="of another network"):
+        main.load_run(run)
 
 
 @pytest.fixture

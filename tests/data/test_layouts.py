@@ -29,6 +29,22 @@ def test_validation_is_the_last_16_of_each_category(counts):
     }
 
 
+def test_a_drive_that_is_held_out_validates_and_the_clip_of_val_is_left_out():
+    """So neither training nor validation has neighbours of the other."""
+    names = {"train": ["0001TP_006690", "0001TP_008520", "0006R0_f00930", "0016E5_08640"]}
+    names["val"] = ["0016E5_07959", "0016E5_08159"]
+    samples = [
+        Sample(name, Path(part, f"{name}.png"), None, part)
+        for part in ("train", "val")
+        for name in names[part]
+    ]
+    training, validation = DATASETS["camvid-drive"].split(samples, seed=0)
+    assert [sample.name for sample in validation] == names["train"][:2]
+    assert [sample.name for sample in training] == names["train"][2:]
+    with pytest.raises(UserError, match="none of 2 pictures validate"):
+        DATASETS["camvid-drive"].split(training, seed=0)
+
+
 def test_limit_leaves_no_category_out(drawn):
     labelled, _ = KITTI.find(drawn / "data_road")
     assert {sample.category for sample in subsample(labelled, 3)} == {"um", "umm", "uu"}
