@@ -46,11 +46,12 @@ class Predictor:
         return lambda pictures: tiled(self._compute(brighten, pictures))
 
     def _compute(self, model, pictures):
-        count = self.team.own_devices
-        if device_kind() != "cpu":  # which compiles anew for another number of pictures
+        places = devices.fill_up(len(pictures), self.team.own_devices)
+        if device_kind() != "cpu":  # it compiles anew for another number of pictures
             key = id(model), pictures.shape[1:]
-            count = self.most[key] = max(self.most.get(key, count), len(pictures))
-        filled = np.take(pictures, devices.fill_up(len(pictures), count), axis=0)
+            self.most[key] = max(self.most.get(key, 0), len(places))
+            places = devices.fill_up(len(pictures), self.most[key])
+        filled = np.take(pictures, places, axis=0)
         with self.team.own_scope():
             return model.predict_on_batch(self.team.shard(filled))[: len(pictures)]
 
