@@ -1,5 +1,6 @@
 """What tests start from: drawn pictures, a narrow VGG16, runs that are trained already."""
 
+import importlib.util
 import os
 import shutil
 
@@ -119,3 +120,26 @@ def trained_on_camvid(narrow_vgg, tmp_path_factory):
     folder = draw_camvid(tmp_path_factory.mktemp("camvid"))
     assert run_camvid(folder, "--vgg", narrow_vgg) == 0
     return folder / "runs" / "city"
+
+
+@pytest.fixture(scope="session")
+def browser():
+    if not (shutil.which("chromium") and importlib.util.find_spec("selenium")):
+        pytest.skip("Chromium, its driver or selenium is not installed")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    for argument in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "no-first-run",
+        "disable-sync",
+        "disable-background-networking",
+        "disable-component-update",
+    ):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService("/usr/bin/chromedriver"))
+    yield driver
+    driver.quit()

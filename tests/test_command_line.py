@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import bench
+import demo
 import evaluate
 import export
 import main
@@ -17,7 +18,9 @@ from roadseg import errors
 from roadseg.command_line import exit_status
 from tests.small import HERE
 
-COMMANDS = {module.__name__: module for module in (main, predict, evaluate, export, report, bench)}
+COMMANDS = {
+    module.__name__: module for module in (main, predict, evaluate, export, report, bench, demo)
+}
 USAGE = {
     "main": """[-h] [--dataset NAME [NAME ...]] [--data-dir DIR]
         [--runs-dir DIR] [--run NAME] [--vgg conv|full|none|PATH] [--image-shape H W]
@@ -33,6 +36,7 @@ USAGE = {
         [--precision {float32,float16,int8}] [--accept-loss] [--data-dir DIR] [--output PATH]""",
     "report": """[-h] RUN""",
     "bench": """[-h] [--json FILE]""",
+    "demo": """[-h] [--run RUN] [--host ADDRESS] [--port N]""",
 }
 # What is typed -> what is read: first without any flag, then with all of them.
 READ = {
@@ -64,6 +68,8 @@ READ = {
     "report first": "run='first'",
     "bench": "json=None",
     "bench --json b.json": "json=Path('b.json')",
+    "demo": "run=None, host='127.0.0.1', port=7860",
+    "demo --run a.onnx --host 0.0.0.0 --port 80": "run='a.onnx', host='0.0.0.0', port=80",
 }
 
 
@@ -111,6 +117,8 @@ def test_what_is_typed_and_what_is_not_is_read_as_this(words, tmp_path, monkeypa
         "export first --format onnx",
         "report",
         "bench first",
+        "demo --share",
+        "demo --port 0",
     ],
 )
 def test_wrong_usage_ends_with_status_2(words, capsys):
