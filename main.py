@@ -469,8 +469,9 @@ def run(arguments, stopping, team=ONE_DEVICE, recipe=RECIPE):
         network, answering_network = build_networks(weights, job)
         train(job, network, answering_network, stopping)
         save = helper.save_inference_samples
+        build = functools.partial(build_network, weights, job)
         try:
-            team.from_first(lambda: write_results(job, answering_network, save))
+            team.from_first(lambda: write_results(job, answering_network, save, build))
         except OSError as error:
             raise disk_error(error, folder) from error
     return folder
@@ -482,17 +483,18 @@ def build_networks(weights, job):
     Returns (the first, on all devices; the second, on those of this process): the same one where
     neither devices nor precision differ.
     """
-
-    def build(precision):
-        keras.config.set_dtype_policy(precision)
-        return layers(load_vgg(weights, job.recipe), len(job.data_set.classes), job.recipe)
-
     training, answering = job.settings["training_precision"], answering_precision(job.settings)
-    network = answering_network = build(training)
+    network = answering_network = build_network(weights, job, training)
     if job.team.processes > 1 or training != answering:
         with job.team.own_scope():
-            answering_network = build(answering)
+            answering_network = build_network(weights, job, answering)
     return network, answering_network
+
+
+def build_network(weights, job, precision):
+    """Build the network of a Job; precision: of PRECISIONS."""
+    keras.config.set_dtype_policy(precision)
+    return layers(load_vgg(weights, job.recipe), len(job.data_set.classes), job.recipe)
 
 
 def train(job, network, answering_network, stopping):
@@ -573,9 +575,12 @@ def read_recipe(settings):
     return Recipe(**values)
 
 
-def load_run(folder):
-    """Bring a trained run back: returns (predictor, row of DATASETS, settings)."""
-    network, calibration, data_set, settings = load_network(folder)
+def load_run(folder, precision=None):
+    """Bring a trained run back: returns (predictor, row of DATASETS, settings).
+
+    precision: of `load_network`.
+    """
+    network, calibration, data_set, settings = load_network(folder, precision)
     return Predictor(network, calibration), data_set, settings
 
 

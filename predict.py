@@ -6,6 +6,7 @@
     python predict.py camera:0 --output DIR                until Ctrl-C
     python predict.py large.jpg --scale 1                  at the picture's own resolution
     python predict.py street.jpg --thorough                at three sizes: better, slower
+    python predict.py street.jpg --precision float32       exact, where bfloat16 would be faster
 
     from predict import load                               the same from Python
     find_road = load()
@@ -41,8 +42,11 @@ from roadseg.command_line import (
 from roadseg.data.datasets import row_of
 from roadseg.data.pictures import WORKERS, map_ahead
 from roadseg.errors import FaultyPicturesError, UserError
-from roadseg.files import written_whole
+from roadseg.files import read_json, written_whole
 from roadseg.training import run_folder
+
+AUTO = "auto"
+PRECISIONS = (AUTO, "float32", "mixed_bfloat16")
 
 
 def paint_overlay(picture, probabilities, data_set):
@@ -91,18 +95,24 @@ def parse_arguments(arguments=None):
     add("--scale", type=positive_rate, metavar="S", help=scale)
     add("--every", default=1, type=at_least(1), metavar="N", help="of a video, each Nth frame")
     add_thorough(parser)
+    exact = "auto: bfloat16 where it is faster and the run scored the same in it, else float32"
+    add("--precision", default=AUTO, choices=PRECISIONS, help=exact)
     return parser.parse_args(arguments)
 
 
 class RoadFinder:
     """A trained run, or an exported one, that answers pictures, here or on the command line."""
 
-    def __init__(self, path, scale=None, thorough=False):
-        """path: of a run's folder or an exported file; scale, thorough: as on the command line."""
-        open_network = open_file if runtimes.is_exported(path) else open_run
-        self.predict, self.data_set, trained_shapes = open_network(path)
-        if trained_shapes is None and (scale or thorough):
-            raise UserError(f"{path}: has its size inside; --scale and --thorough need a run")
+    def __init__(self, path, scale=None, thorough=False, precision=AUTO):
+        """path: of a run's folder or an exported file; the others: as on the command line."""
+        is_exported = runtimes.is_exported(path)
+        if is_exported and (scale or thorough or precision != AUTO):
+            raise UserError(
+                f"{path}: has size and precision inside; --scale, --thorough and --precision need "
+                "a run"
+            )
+        opened = open_file(path) if is_exported else open_run(path, precision)
+        self.predict, self.data_set, trained_shapes = opened
         if thorough:
             self.predict = predictor.thoroughly(self.predict)
         self.scale, self.trained_shape = scale, predictor.nearest_shape(trained_shapes)
@@ -130,11 +140,14 @@ class RoadFinder:
         return self.trained_shape(shape)
 
 
-def open_run(folder):
+def open_run(folder, precision):
     """Open a run. Returns (predict function, row of its data set, shapes in training)."""
     from main import load_run  # brings Keras, which an exported network does without
+    from roadseg import engine
 
-    predict, data_set, settings = load_run(folder)
+    if precision == AUTO:
+        precision = engine.noted_precision(read_json(folder / "settings.json"))
+    predict, data_set, settings = load_run(folder, precision)
     return predict.in_tiles(), data_set, settings["image_shapes"]
 
 
@@ -184,7 +197,7 @@ def predict_sources(arguments, stopping):
     output = arguments.output or run_folder.output_folder(folder) / "predictions"
     kinds = {name: KINDS[name] for name in arguments.save}
     targets = plan_targets(sources, output, {name: kinds[name].lossless for name in kinds})
-    finder = RoadFinder(folder, arguments.scale, arguments.thorough)
+    finder = RoadFinder(folder, arguments.scale, arguments.thorough, arguments.precision)
     with stopping.deferred():
         count, seconds = answer_sources(
             finder, targets, kinds, faults.append, stopping, arguments.every

@@ -63,11 +63,20 @@ def faster_precision():
 
 
 def answering_precision(settings):
-    """Return the precision of a run's network in prediction.
+    """Return the precision of a run's network in validation and scoring.
 
     "auto" is float32: the same answer on every machine and for every batch size.
     """
     return FLOAT32 if settings["precision"] == "auto" else settings["precision"]
+
+
+def noted_precision(settings):
+    """Return BFLOAT16 where a run's settings note it for predict.py and it is faster here.
+
+    Else None: that of `answering_precision`.
+    """
+    noted = settings.get("answering_precision") or {}
+    return BFLOAT16 if BFLOAT16 == noted.get("chosen") == faster_precision() else None
 
 
 def expected_seconds(network, shape, precision, trained, predicted):

@@ -29,7 +29,7 @@ USAGE = {
         [--limit N] [--tensorboard]""",
     "predict": """[-h] [--run RUN] [--output DIR]
         [--save {overlay,mask,probability} [{overlay,mask,probability} ...]] [--scale S]
-        [--every N] [--thorough] PATH [PATH ...]""",
+        [--every N] [--thorough] [--precision {auto,float32,mixed_bfloat16}] PATH [PATH ...]""",
     "evaluate": """[-h] [--run RUN] [--data-dir DIR] [--part {validation,training}]
         [--submission FILE.zip] [--thorough]""",
     "export": """[-h] [--run RUN] --format {saved_model,onnx,litert,openvino}
@@ -52,10 +52,10 @@ READ = {
         learning_rate=1.0, precision='float32', devices=2, seed=7, limit=9,
         tensorboard=True""",
     "predict a.png b.png": """paths=['a.png', 'b.png'], run=None, output=None,
-        save=['overlay'], scale=None, every=1, thorough=False""",
+        save=['overlay'], scale=None, every=1, thorough=False, precision='auto'""",
     "predict --run first a --output o --save mask overlay --scale 2 --every 3 "
-    "--thorough": """paths=['a'], run='first', output=Path('o'), save=['mask', 'overlay'],
-        scale=2.0, every=3, thorough=True""",
+    "--thorough --precision float32": """paths=['a'], run='first', output=Path('o'),
+        save=['mask', 'overlay'], scale=2.0, every=3, thorough=True, precision='float32'""",
     "evaluate": "run=None, data_dir=None, part='validation', submission=None, thorough=False",
     "evaluate --run first --data-dir d --part training --submission a.zip "
     "--thorough": """run='first', data_dir=Path('d'), part='training', submission=Path('a.zip'),

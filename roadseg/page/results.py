@@ -2,18 +2,21 @@
 
 from roadseg import terminal
 from roadseg.answering.network import Predictor, prediction_batch
+from roadseg.engine import BFLOAT16, faster_precision
 from roadseg.errors import UserError
 from roadseg.files import write_json
 from roadseg.page import gallery, report
-from roadseg.scoring.evaluation import calibrate, score_run, score_table
+from roadseg.scoring.evaluation import calibrate, score_pictures, score_run, score_table
+from roadseg.scoring.loss_of_rounding import choose_precision
 from roadseg.scoring.simple_rules import score_simple_rules
-from roadseg.training import checkpoint
+from roadseg.training import checkpoint, run_folder
 
 
-def write_results(job, network, save_inference_samples):
+def write_results(job, network, save_inference_samples, build):
     """Load the best weights, calibrate, paint, score and write the report.
 
-    job: Job; network: for prediction; save_inference_samples: of helper.py.
+    job: Job; network: for prediction; save_inference_samples: of helper.py; build: function
+    precision -> network.
     """
     folder, data_set, shape = job.folder, job.data_set, job.settings["image_shapes"]
     training, validation, testing = job.split.parts
@@ -31,9 +34,28 @@ def write_results(job, network, save_inference_samples):
     gallery.save(folder, tally, shown, worst)
     if "perspective" in result:
         result["simple_rules"] = score_simple_rules(training, validation, data_set)
+    note = measure_bfloat16(job, build, fit, tally)
+    run_folder.note_settings(folder, {"answering_precision": note})
     write_json(folder / "metrics.json", result)
     terminal.say(f"\n{score_table(result)}\n")
     try:
         terminal.say(f"report: {report.write(folder)}")
     except UserError as error:  # the run is finished all the same
         terminal.say(error)
+
+
+def measure_bfloat16(job, build, fit, exact):
+    """Score the validation part in bfloat16 too, where that is faster and nothing else is asked.
+
+    build: function precision -> network; fit: (slope, offset) of the calibration; exact: Tally in
+    float32. Returns the choice of `choose_precision`, or None.
+    """
+    if job.settings["precision"] != "auto" or faster_precision() != BFLOAT16:
+        return None
+    with job.team.own_scope():
+        network = build(BFLOAT16)
+    network.load_weights(job.folder / checkpoint.BEST)
+    predict, shape = Predictor(network, fit, job.team), job.settings["image_shapes"]
+    batch_size = prediction_batch(job.team)
+    rounded = score_pictures(predict, job.split.validation, job.data_set, shape, batch_size)
+    return choose_precision(exact, rounded)
