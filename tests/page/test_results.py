@@ -93,7 +93,7 @@ def test_nothing_is_measured_where_a_precision_was_asked_for(drawn, narrow_vgg, 
 def test_predict_takes_what_the_run_notes(
     noted, faster, given, used, trained, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(engine, "faster_precision", lambda: faster)
+    monkeypatch.setattr(engine, "faster_precision", lambda **_: faster)
     shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint"))
     path = tmp_path / "run" / "settings.json"
     note = {"answering_precision": noted and {"chosen": noted}}
