@@ -520,7 +520,7 @@ def run(arguments, stopping, team=ONE_DEVICE, recipe=RECIPE):
         train(job, network, answering_network, stopping)
         save = helper.save_inference_samples
         try:
-            team.from_first(lambda: write_results(job, answering_network, save))
+            team.from_first(lambda: write_results(job, network, answering_network, save))
         except OSError as error:
             raise disk_error(error, folder) from error
     return folder
@@ -532,18 +532,19 @@ def build_networks(weights, job):
     Returns (the first, on all devices; the second, on those of this process): the same one where
     neither devices nor precision differ.
     """
-
-    def build(precision):
-        keras.config.set_dtype_policy(precision)
-        vgg, classes = load_vgg(weights, job.recipe), len(job.data_set.classes)
-        return layers(vgg, classes, job.recipe, job.settings["skips"])
-
     training, answering = job.settings["training_precision"], answering_precision(job.settings)
-    network = answering_network = build(training)
+    network = answering_network = build_network(weights, job, training)
     if job.team.processes > 1 or training != answering:
         with job.team.own_scope():
-            answering_network = build(answering)
+            answering_network = build_network(weights, job, answering)
     return network, answering_network
+
+
+def build_network(weights, job, precision):
+    """Build the network of a Job; precision: of PRECISIONS."""
+    keras.config.set_dtype_policy(precision)
+    vgg, classes = load_vgg(weights, job.recipe), len(job.data_set.classes)
+    return layers(vgg, classes, job.recipe, job.settings["skips"])
 
 
 def train(job, network, answering_network, stopping):
@@ -628,9 +629,12 @@ def read_recipe(settings):
     return Recipe(**values)
 
 
-def load_run(folder):
-    """Bring a trained run back: returns (predictor, row of DATASETS, settings)."""
-    network, calibration, data_set, settings = load_network(folder)
+def load_run(folder, precision=None):
+    """Bring a trained run back: returns (predictor, row of DATASETS, settings).
+
+    precision: of `load_network`.
+    """
+    network, calibration, data_set, settings = load_network(folder, precision)
     return Predictor(network, calibration), data_set, settings
 
 

@@ -6,6 +6,7 @@
     python predict.py camera:0 --output DIR                until Ctrl-C
     python predict.py large.jpg --scale 1                  at the picture's own resolution
     python predict.py street.jpg --thorough                at three sizes: better, slower
+    python predict.py street.jpg --precision float32       exact, where bfloat16 would be faster
 
     from predict import load                               the same from Python
     find_road = load()
@@ -41,8 +42,11 @@ from roadseg.command_line import (
 from roadseg.data.datasets import row_of
 from roadseg.data.pictures import WORKERS, map_ahead
 from roadseg.errors import FaultyPicturesError, UserError
-from roadseg.files import written_whole
+from roadseg.files import read_json, written_whole
 from roadseg.training import run_folder
+
+AUTO = "auto"
+PRECISIONS = (AUTO, "float32", "mixed_bfloat16")
 
 
 def paint_overlay(picture, probabilities, data_set):
@@ -91,18 +95,24 @@ def parse_arguments(arguments=None):
     add("--scale", type=positive_rate, metavar="S", help=scale)
     add("--every", default=1, type=at_least(1), metavar="N", help="of a video, each Nth frame")
     add_thorough(parser)
+    exact = "auto: bfloat16 where it is faster and the run scored the same in it, else float32"
+    add("--precision", default=AUTO, choices=PRECISIONS, help=exact)
     return parser.parse_args(arguments)
 
 
 class RoadFinder:
     """A trained run, or an exported one, that answers pictures, here or on the command line."""
 
-    def __init__(self, path, scale=None, thorough=False):
-        """path: of a run's folder or an exported file; scale, thorough: as on the command line."""
-        open_network = open_file if runtimes.is_exported(path) else open_run
-        self.predict, self.data_set, trained_shapes = open_network(path)
-        if trained_shapes is None and (scale or thorough):
-            raise UserError(f"{path}: has its size inside; --scale and --thorough need a run")
+    def __init__(self, path, scale=None, thorough=False, precision=AUTO):
+        """path: of a run's folder or an exported file; the others: as on the command line."""
+        is_exported = runtimes.is_exported(path)
+        if is_exported and (scale or thorough or precision != AUTO):
+            raise UserError(
+                f"{path}: has size and precision inside; --scale, --thorough and --precision need "
+                "a run"
+            )
+        opened = open_file(path) if is_exported else open_run(path, precision)
+        self.predict, self.data_set, trained_shapes = opened
         if thorough:
             self.predict = predictor.thoroughly(self.predict, self.data_set.mirrored)
         self.scale, self.trained_shape = scale, predictor.nearest_shape(trained_shapes)
@@ -130,11 +140,14 @@ class RoadFinder:
         return self.trained_shape(shape)
 
 
-def open_run(folder):
+def open_run(folder, precision):
     """Open a run. Returns (predict function, row of its data set, shapes in training)."""
     from main import load_run  # brings Keras, which an exported network does without
+    from roadseg import engine
 
-    predict, data_set, settings = load_run(folder)
+    if precision == AUTO:
+        precision = engine.noted_precision(read_json(folder / "settings.json"))
+    predict, data_set, settings = load_run(folder, precision)
     return predict.in_tiles(), data_set, settings["image_shapes"]
 
 
@@ -182,30 +195,42 @@ def predict_sources(arguments, stopping):
     folder = find_network(arguments.run)
     (sources, others), faults = find_sources(arguments.paths), []
     output = arguments.output or run_folder.output_folder(folder) / "predictions"
-    targets = plan_targets(sources, output, {kind: KINDS[kind].lossless for kind in arguments.save})
-    finder = RoadFinder(folder, arguments.scale, arguments.thorough)
+    kinds = {name: KINDS[name] for name in arguments.save}
+    targets = plan_targets(sources, output, {name: kinds[name].lossless for name in kinds})
+    finder = RoadFinder(folder, arguments.scale, arguments.thorough, arguments.precision)
+    with stopping.deferred():
+        count, seconds = answer_sources(
+            finder, targets, kinds, faults.append, stopping, arguments.every
+        )
+        terminal.say(f"{output}: {count} pictures or frames, {count / seconds:.1f} a second")
+    tell_left_out(sources, others)
+    if faults:
+        raise FaultyPicturesError("\n".join(sorted(map(str, faults))))
+    return count / seconds
+
+
+def answer_sources(finder, targets, kinds, tell_fault, stopping, every=1):
+    """Answer each Nth frame of sources and write it. Returns (frames written, seconds).
+
+    targets: {source: {name: path to write}}; kinds: {name: Kind}; tell_fault: function (UserError).
+    """
 
     def read(item):
         source, frame = item
         try:
             return source.read(frame)
         except UserError as error:
-            faults.append(error)
+            tell_fault(error)
 
-    frames = read_frames(sources, arguments.every, faults.append)
-    encode = functools.partial(encode_answer, kinds=arguments.save, data_set=finder.data_set)
+    frames = read_frames(targets, every, tell_fault)
+    encode = functools.partial(encode_answer, kinds=kinds, data_set=finder.data_set)
     encoded = map_ahead(encode, finder.answer(frames, read), WORKERS)
     until_stopped = itertools.takewhile(lambda _: not stopping.requested, encoded)
-    expected = sum(-(-source.expected // arguments.every) for source in sources)
-    total, started = expected or None, time.monotonic()
-    with stopping.deferred(), terminal.progress(until_stopped, total=total, unit="picture") as bar:
-        write_all(bar, targets, faults.append, stopping)
-        rate = bar.n / (time.monotonic() - started)
-        terminal.say(f"{output}: {bar.n} pictures or frames, {rate:.1f} a second")
-    tell_left_out(sources, others)
-    if faults:
-        raise FaultyPicturesError("\n".join(sorted(map(str, faults))))
-    return rate
+    total = sum(-(-source.expected // every) for source in targets) or None
+    started = time.monotonic()
+    with terminal.progress(until_stopped, total=total, unit="picture") as bar:
+        write_all(bar, targets, kinds, tell_fault, stopping)
+        return bar.n, time.monotonic() - started
 
 
 def refuse_runs(paths):
@@ -235,38 +260,40 @@ def read_frames(sources, every, tell_fault):
 def encode_answer(answer, kinds, data_set):
     """Encode the outputs of an answer: (source, frame), picture, probabilities.
 
-    Returns (source, frame, {kind: encoded picture}).
+    kinds: {name: Kind}. Returns (source, frame, {name: encoded picture}).
     """
     (source, frame), *seen = answer
-    made = {kind: KINDS[kind].make(*seen, data_set) for kind in kinds}
-    encoded = {kind: source.encode(made[kind], KINDS[kind].lossless) for kind in kinds}
+    encoded = {
+        name: source.encode(kind.make(*seen, data_set), kind.lossless)
+        for name, kind in kinds.items()
+    }
     return source, frame, encoded
 
 
-def write_all(encoded, targets, tell_fault, stopping):
-    """Write (source, frame, {kind: encoded picture}) to the targets, one source after the other.
+def write_all(encoded, targets, kinds, tell_fault, stopping):
+    """Write (source, frame, {name: encoded picture}) to the targets, one source after the other.
 
     A file that can't be written is told, and the other sources go on. What is unfinished is removed
     even if a second signal ends the process.
     """
     for source, frames in itertools.groupby(encoded, key=lambda item: item[0]):
         try:
-            write_source(frames, source, targets[source], stopping)
+            write_source(frames, source, targets[source], kinds, stopping)
         except OSError as error:
             path = error.filename or next(iter(targets[source].values()))
             tell_fault(UserError(f"{path}: {error.strerror or error}"))
 
 
-def write_source(frames, source, paths, stopping):
-    """Write all frames of a source; paths: {kind: path}."""
+def write_source(frames, source, paths, kinds, stopping):
+    """Write all frames of a source; paths: {name: path}; kinds: {name: Kind}."""
     with contextlib.ExitStack() as files:
         writes = {
-            kind: open_target(files, path, source, KINDS[kind].lossless, stopping)
-            for kind, path in paths.items()
+            name: open_target(files, path, source, kinds[name].lossless, stopping)
+            for name, path in paths.items()
         }
         for _, frame, pictures in frames:
-            for kind, picture in pictures.items():
-                writes[kind](picture, frame)
+            for name, picture in pictures.items():
+                writes[name](picture, frame)
 
 
 def open_target(files, path, source, lossless, stopping):

@@ -21,6 +21,7 @@ PRECISIONS = (FLOAT32, BFLOAT16, "mixed_float16")
 WORTH_ROUNDING = 1.3  # least speed-up of a bfloat16 matmul to use it
 ROUNDS, ROUND_SECONDS = 3, 0.15  # of that measurement
 MATRIX_SIZES = {"cpu": (2048, 1), "gpu": (8192, 16), "tpu": (8192, 16)}  # and products a wait
+AT_ONCE = {"size": 1024, "seconds": 0.03}  # of that before an answer: 0.3 s, not 2 s, in all
 
 
 def device_kind():
@@ -48,14 +49,15 @@ def device_names(count):
     return f"{count} {kind.upper()}{'s' if count > 1 else ''}"
 
 
-def faster_precision():
+def faster_precision(size=None, seconds=ROUND_SECONDS):
     """Return BFLOAT16 where its matmul is WORTH_ROUNDING times as fast, else FLOAT32.
 
+    size, seconds: of each `matrix_product_rate`.
     GPUs and newer CPUs (AVX512-BF16, AMX) have it in hardware; others emulate it slowly.
     """
     compared = (BFLOAT16, FLOAT32)
     rounds = [
-        [matrix_product_rate(precision, seconds=ROUND_SECONDS) for precision in compared]
+        [matrix_product_rate(precision, size=size, seconds=seconds) for precision in compared]
         for _ in range(ROUNDS)
     ]
     # The best of each: other load only makes it slower.
@@ -64,11 +66,22 @@ def faster_precision():
 
 
 def answering_precision(settings):
-    """Return the precision of a run's network in prediction.
+    """Return the precision of a run's network in validation and scoring.
 
     "auto" is float32: the same answer on every machine and for every batch size.
     """
     return FLOAT32 if settings["precision"] == "auto" else settings["precision"]
+
+
+def noted_precision(settings):
+    """Return BFLOAT16 where a run's settings note it for predict.py and it is faster here.
+
+    Else None: that of `answering_precision`.
+    """
+    noted = settings.get("answering_precision") or {}
+    if noted.get("chosen") != BFLOAT16:
+        return None
+    return BFLOAT16 if faster_precision(**AT_ONCE) == BFLOAT16 else None
 
 
 def expected_seconds(network, shape, precision, trained, predicted):
@@ -78,12 +91,14 @@ def expected_seconds(network, shape, precision, trained, predicted):
     return work / (SHARE_OF_LIMIT * matrix_product_rate(precision))
 
 
-def matrix_product_rate(precision=FLOAT32, seconds=0.5):
+def matrix_product_rate(precision=FLOAT32, seconds=0.5, size=None):
     """Measure this machine's peak: FLOP/s of a large matmul; precision: one of PRECISIONS.
 
-    Of random numbers: a GPU multiplies zeros and ones faster.
+    size: rows of the matrices, default: of MATRIX_SIZES. They hold random numbers: a GPU multiplies
+    zeros and ones faster.
     """
-    size, together = MATRIX_SIZES[device_kind()]
+    large, together = MATRIX_SIZES[device_kind()]
+    size = size or large
     matrix = keras.random.normal((size, size), seed=0)
     matrix = keras.ops.cast(matrix, keras.DTypePolicy(precision).compute_dtype)
     count, started = -together, time.perf_counter()

@@ -1,5 +1,6 @@
 """What tests start from: drawn pictures, a narrow VGG16, runs that are trained already."""
 
+import importlib.util
 import os
 import shutil
 
@@ -9,12 +10,20 @@ from PIL import Image
 
 from roadseg import engine
 from roadseg.drawn import scenes
+from roadseg.page import results
 from roadseg.training import run_folder
 from tests.small import SMALL, narrow_weights, run_camvid, run_kitti
 
 
+MEASURE_BFLOAT16 = results.measure_bfloat16
+
+
 def pytest_configure(config):
-    """Let each of several processes of pytest-xdist compute on a core of its own."""
+    """Let each of several processes of pytest-xdist compute on a core of its own.
+
+    No run of a test notes bfloat16 for predict.py, whatever the machine: that has its own tests.
+    """
+    results.measure_bfloat16 = lambda *_: None
     if hasattr(config, "workerinput"):
         os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 
@@ -119,3 +128,26 @@ def trained_on_camvid(narrow_vgg, tmp_path_factory):
     folder = draw_camvid(tmp_path_factory.mktemp("camvid"))
     assert run_camvid(folder, "--vgg", narrow_vgg) == 0
     return folder / "runs" / "city"
+
+
+@pytest.fixture(scope="session")
+def browser():
+    if not (shutil.which("chromium") and importlib.util.find_spec("selenium")):
+        pytest.skip("Chromium, its driver or selenium is not installed")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    for argument in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "no-first-run",
+        "disable-sync",
+        "disable-background-networking",
+        "disable-component-update",
+    ):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService("/usr/bin/chromedriver"))
+    yield driver
+    driver.quit()

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import bench
+import demo
 import evaluate
 import export
 import main
@@ -17,7 +18,9 @@ from roadseg import errors
 from roadseg.command_line import exit_status
 from tests.small import HERE
 
-COMMANDS = {module.__name__: module for module in (main, predict, evaluate, export, report, bench)}
+COMMANDS = {
+    module.__name__: module for module in (main, predict, evaluate, export, report, bench, demo)
+}
 USAGE = {
     "main": """[-h] [--dataset NAME [NAME ...]] [--data-dir DIR]
         [--runs-dir DIR] [--run NAME] [--vgg conv|full|none|PATH] [--image-shape H W]
@@ -27,13 +30,14 @@ USAGE = {
         [--limit N] [--tensorboard]""",
     "predict": """[-h] [--run RUN] [--output DIR]
         [--save {overlay,mask,probability} [{overlay,mask,probability} ...]] [--scale S]
-        [--every N] [--thorough] PATH [PATH ...]""",
+        [--every N] [--thorough] [--precision {auto,float32,mixed_bfloat16}] PATH [PATH ...]""",
     "evaluate": """[-h] [--run RUN] [--data-dir DIR] [--part {validation,training}]
         [--submission FILE.zip] [--thorough]""",
     "export": """[-h] [--run RUN] --format {saved_model,onnx,litert,openvino}
         [--precision {float32,float16,int8}] [--accept-loss] [--data-dir DIR] [--output PATH]""",
     "report": """[-h] RUN""",
     "bench": """[-h] [--json FILE]""",
+    "demo": """[-h] [--run RUN] [--host ADDRESS] [--port N]""",
 }
 # What is typed -> what is read: first without any flag, then with all of them.
 READ = {
@@ -49,10 +53,10 @@ READ = {
         learning_rate=1.0, class_weights='sqrt', precision='float32', devices=2, seed=7,
         limit=9, tensorboard=True""",
     "predict a.png b.png": """paths=['a.png', 'b.png'], run=None, output=None,
-        save=['overlay'], scale=None, every=1, thorough=False""",
+        save=['overlay'], scale=None, every=1, thorough=False, precision='auto'""",
     "predict --run first a --output o --save mask overlay --scale 2 --every 3 "
-    "--thorough": """paths=['a'], run='first', output=Path('o'), save=['mask', 'overlay'],
-        scale=2.0, every=3, thorough=True""",
+    "--thorough --precision float32": """paths=['a'], run='first', output=Path('o'),
+        save=['mask', 'overlay'], scale=2.0, every=3, thorough=True, precision='float32'""",
     "evaluate": "run=None, data_dir=None, part='validation', submission=None, thorough=False",
     "evaluate --run first --data-dir d --part training --submission a.zip "
     "--thorough": """run='first', data_dir=Path('d'), part='training', submission=Path('a.zip'),
@@ -65,6 +69,8 @@ READ = {
     "report first": "run='first'",
     "bench": "json=None",
     "bench --json b.json": "json=Path('b.json')",
+    "demo": "run=None, host='127.0.0.1', port=7860",
+    "demo --run a.onnx --host 0.0.0.0 --port 80": "run='a.onnx', host='0.0.0.0', port=80",
 }
 
 
@@ -113,6 +119,8 @@ def test_what_is_typed_and_what_is_not_is_read_as_this(words, tmp_path, monkeypa
         "export first --format onnx",
         "report",
         "bench first",
+        "demo --share",
+        "demo --port 0",
     ],
 )
 def test_wrong_usage_ends_with_status_2(words, capsys):

@@ -175,6 +175,15 @@ def predict_road(run, *arguments):
     assert run_predict(run, *arguments, "--save", "probability") == 0
 
 
+@pytest.mark.parametrize("words", ["--scale 1", "--thorough", "--precision float32"])
+def test_an_exported_file_has_size_and_precision_inside(words, tmp_path, capsys):
+    (tmp_path / "model.onnx").touch()
+    Image.new("RGB", (3, 2)).save(tmp_path / "a.png")
+    given = ("--output", tmp_path, *words.split())
+    assert run_predict(tmp_path / "model.onnx", tmp_path / "a.png", *given) == 2
+    assert "need a run" in error_line(capsys)
+
+
 @pytest.mark.parametrize(("scale", "shape"), [(1, (64, 96)), (0.5, (32, 64))])
 def test_a_scale_is_that_of_the_picture(scale, shape, trained, network, tmp_path, random):
     """The probabilities are those of the network there, in multiples of 32."""

@@ -154,6 +154,6 @@ def refuse_missing(modules, requirements):
     absent = [module for module in modules if not importlib.util.find_spec(module)]
     if missing := [module.replace("_", "-") for module in absent]:
         raise UserError(
-            f"this format needs {' and '.join(missing)}: pip install -r {requirements}, or "
+            f"this needs {' and '.join(missing)}: pip install -r {requirements}, or "
             f"pip install {' '.join(missing)}"
         )

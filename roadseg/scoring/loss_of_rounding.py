@@ -5,9 +5,11 @@ import numpy as np
 from roadseg import terminal
 from roadseg.answering.predictor import predict_samples
 from roadseg.data.pictures import read_label
+from roadseg.engine import BFLOAT16, FLOAT32
 from roadseg.errors import WrongAnswerError
 from roadseg.scoring.tally import Tally
 
+LARGEST_DIFFERENCE = 0.05  # percent of MaxF or mean IoU, of bfloat16 on its own
 LARGEST_LOSS = 0.1  # percent of F1 at probability 0.5, or of mean IoU
 
 
@@ -17,6 +19,22 @@ def score_of(tally):
     if "calibration" in scores:
         return "F1", scores["calibration"]["f1_at_half"]
     return "mean IoU", scores["mean_iou"]
+
+
+def choose_precision(exact, rounded):
+    """Choose the precision of predict.py by the scores of one part in both.
+
+    exact, rounded: Tally in float32, in bfloat16. Returns what settings.json notes:
+    {"chosen": bfloat16 where the scores differ by at most LARGEST_DIFFERENCE, "score": its name,
+    precision: percent}.
+    """
+    scores = [tally.scores() for tally in (exact, rounded)]
+    name, values = "mean IoU", [score["mean_iou"] for score in scores]
+    if "perspective" in scores[0]:
+        name, values = "MaxF", [score["perspective"]["all"]["MaxF"] for score in scores]
+    is_same = None not in values and abs(values[0] - values[1]) <= LARGEST_DIFFERENCE
+    chosen = BFLOAT16 if is_same else FLOAT32
+    return {"chosen": chosen, "score": name, **dict(zip((FLOAT32, BFLOAT16), values, strict=True))}
 
 
 def compare_scores(predict, answer, samples, data_set, image_shapes, accept_loss=False):

@@ -1,7 +1,6 @@
 """The report stands alone and works in a browser."""
 
 import html.parser
-import importlib.util
 import json
 import re
 import shutil
@@ -120,29 +119,6 @@ def test_every_axis_has_a_name_with_its_unit(run, expected, request):
 def test_the_report_warns_of_drawn_scenes(tmp_path):
     (tmp_path / "settings.json").write_text('{"dataset": "synthetic", "labels": "drawn"}')
     assert "never seen a real street" in page_of.write(tmp_path).read_text()
-
-
-@pytest.fixture(scope="session")
-def browser():
-    if not (shutil.which("chromium") and importlib.util.find_spec("selenium")):
-        pytest.skip("Chromium, its driver or selenium is not installed")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    for argument in (
-        "headless",
-        "no-sandbox",
-        "disable-gpu",
-        "no-first-run",
-        "disable-sync",
-        "disable-background-networking",
-        "disable-component-update",
-    ):
-        options.add_argument(f"--{argument}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService("/usr/bin/chromedriver"))
-    yield driver
-    driver.quit()
 
 
 def open_report(browser, width, folder):
