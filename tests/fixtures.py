@@ -14,7 +14,6 @@ from roadseg.page import results
 from roadseg.training import run_folder
 from tests.small import SMALL, narrow_weights, run_camvid, run_kitti
 
-
 MEASURE_BFLOAT16 = results.measure_bfloat16
 
 
