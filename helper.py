@@ -1,6 +1,5 @@
 """Between the disk and the network: data sets, batches and painted pictures."""
 
-import dataclasses
 import functools
 import itertools
 
@@ -10,7 +9,7 @@ from roadseg import devices, terminal
 from roadseg.answering.painting import choose_classes, encode_png, paint_classes
 from roadseg.answering.predictor import predict_samples
 from roadseg.data import download, light, vgg_weights
-from roadseg.data.augmentation import draw_map, warp
+from roadseg.data.augmentation import MAP_NUMBERS, draw_maps, warp
 from roadseg.data.datasets import JOINT, is_too_deep, locate, named_row
 from roadseg.data.pictures import WORKERS, free_memory_bytes, map_ahead, read_image, read_label
 from roadseg.drawn import scenes
@@ -117,7 +116,7 @@ class Batches:
         """Yield the batches of __call__ as tensors."""
         for batch in self.order(epoch, batch_size)[first:]:
             full = [batch[place] for place in np.arange(batch_size) % len(batch)]
-            yield self.device_data.batch(full, [self.draw_change(epoch, index) for index in full])
+            yield self.device_data.batch(full, *self.draw_changes(epoch, full))
 
     @functools.cached_property
     def device_data(self):
@@ -160,17 +159,25 @@ class Batches:
         pair = self.read_pair(index)
         if self.recipe is None:
             return pair
-        matrix, offset, change = self.draw_change(epoch, index)
-        picture, label = warp(*pair, matrix, offset)
-        return light.change_light(picture, change), label
+        matrices, offsets, lights = self.draw_changes(epoch, [index])
+        picture, label = warp(*pair, matrices[0], offsets[0])
+        return light.change_light(picture, light.light_of(lights, 0)), label
 
-    def draw_change(self, epoch, index):
-        """Draw how a picture is augmented: (matrix, offset) of `draw_map`, Light."""
-        random = np.random.default_rng([PICTURE, self.seed, epoch, index])
-        sample, recipe = self.samples[index], self.recipe
-        if recipe.mirrored is None:
-            recipe = dataclasses.replace(recipe, mirrored=self.data_set.of(sample).mirrored)
-        return *draw_map(self.shape(sample), random, recipe), light.draw_light(random, recipe)
+    def draw_changes(self, epoch, indices):
+        """Draw how pictures of one shape are augmented.
+
+        Returns (matrices, offsets) of `draw_maps`, Light of `draw_lights`.
+        """
+        count = MAP_NUMBERS + light.LIGHT_NUMBERS
+        seeds = ([PICTURE, self.seed, epoch, index] for index in indices)
+        numbers = np.stack([np.random.default_rng(seed).random(count) for seed in seeds])
+        samples = [self.samples[index] for index in indices]
+        mirrored = self.recipe.mirrored
+        if mirrored is None:
+            mirrored = [self.data_set.of(sample).mirrored for sample in samples]
+        shape, (of_map, of_light) = self.shape(samples[0]), np.split(numbers, [MAP_NUMBERS], axis=1)
+        maps = draw_maps(shape, of_map, self.recipe, mirrored)
+        return *maps, light.draw_lights(of_light, self.recipe)
 
 
 # --- output ---------------------------------------------------------------------------------------

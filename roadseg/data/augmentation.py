@@ -8,6 +8,7 @@ import scipy.ndimage
 from roadseg.data.pictures import VOID
 
 VGG_MEAN_RGB = (123.68, 116.779, 103.939)
+MAP_NUMBERS = 7  # random ones that a map takes
 
 
 def augment(picture, label, random, recipe):
@@ -18,11 +19,12 @@ def augment(picture, label, random, recipe):
     is VOID and the colour ImageNet's mean. Keras' random layers would fill picture and mask with
     one value and resize masks bilinearly.
     """
-    return warp(picture, label, *draw_map(label.shape, random, recipe))
+    matrices, offsets = draw_maps(label.shape, random.random((1, MAP_NUMBERS)), recipe)
+    return warp(picture, label, matrices[0], offsets[0])
 
 
 def warp(picture, label, matrix, offset):
-    """Move picture and label together by a map of `draw_map`; outside is VOID and the mean."""
+    """Move picture and label together by a map of `draw_maps`; outside is VOID and the mean."""
     move = functools.partial(scipy.ndimage.affine_transform, matrix=matrix, offset=offset)
     channels = [
         move(picture[..., channel], order=1, mode="constant", cval=round(mean))
@@ -31,23 +33,37 @@ def warp(picture, label, matrix, offset):
     return np.stack(channels, axis=-1), move(label, order=0, mode="constant", cval=VOID)
 
 
-def ratio(random, bounds, size=None):
-    """Draw a ratio: its logarithm is even between the bounds'."""
-    return np.exp(random.uniform(*np.log(bounds), size=size))
+def between(numbers, bounds):
+    """Turn random numbers 0..1 into even ones between bounds, (low, high)."""
+    return bounds[0] + (bounds[1] - bounds[0]) * numbers
 
 
-def draw_map(shape, random, recipe):
-    """Draw the affine map from (row, column) of the result to that of the source.
+def ratio(numbers, bounds):
+    """Turn random numbers 0..1 into ratios: their logarithm is even between the bounds'."""
+    return np.exp(between(numbers, np.log(bounds)))
 
-    shape: (height, width). Returns (matrix float64 [2, 2], offset float64 [2]).
+
+def draw_maps(shape, numbers, recipe, is_mirrored=None):
+    """Draw affine maps from (row, column) of the result to that of the source.
+
+    shape: (height, width); numbers: random, 0..1, float64 [N, MAP_NUMBERS]; recipe: main.Recipe;
+    is_mirrored: bool [N], whether half of such pictures are, default: as the recipe says. Returns
+    (matrices float64 [N, 2, 2], offsets float64 [N, 2]).
     """
-    angle = np.deg2rad(random.uniform(*recipe.rotation_degrees))
-    turned = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    flip = np.diag([1.0, random.choice([-1.0, 1.0]) if recipe.mirrored else 1.0])
-    zoom = ratio(random, recipe.zoom)
-    stretch = np.exp(random.uniform(*np.log(recipe.stretch)) / 2)
-    stretched = [[stretch, 0.0], [random.uniform(*recipe.lean), 1 / stretch]]
-    matrix = np.array(turned) @ flip / zoom @ np.array(stretched)
+    turn, side, size, width, lean, *shift = numbers.T
+    angle = np.deg2rad(between(turn, recipe.rotation_degrees))
+    if is_mirrored is None:
+        is_mirrored = recipe.mirrored
+    flip = np.where((side < 0.5) & np.asarray(is_mirrored, bool), -1.0, 1.0)
+    stretch = np.sqrt(ratio(width, recipe.stretch))
+    turned = _matrices(np.cos(angle), -np.sin(angle) * flip, np.sin(angle), np.cos(angle) * flip)
+    leaning = between(lean, recipe.lean)
+    stretched = _matrices(stretch, np.zeros_like(stretch), leaning, 1 / stretch)
+    matrices = turned / ratio(size, recipe.zoom)[:, None, None] @ stretched
     centre = (np.array(shape) - 1) / 2
-    shift = random.uniform(*recipe.shift, size=2) * shape
-    return matrix, centre + shift - matrix @ centre
+    return matrices, centre + between(np.transpose(shift), recipe.shift) * shape - matrices @ centre
+
+
+def _matrices(*columns):
+    """Make matrices [N, 2, 2] of their four elements, each [N]."""
+    return np.stack(columns, axis=-1).reshape(-1, 2, 2)

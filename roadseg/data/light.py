@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageFilter
 
-from roadseg.data.augmentation import ratio
+from roadseg.data.augmentation import between, ratio
 
 LUMINANCE_RGB = (0.299, 0.587, 0.114)  # shares of red, green and blue: ITU-R BT.601
 NOISE_VALUES = 1 << 22  # drawn once; a picture takes a piece
@@ -32,31 +32,39 @@ class Light(NamedTuple):
 
 
 UNCHANGED = Light()
+LIGHT_NUMBERS = 20  # random ones that a Light takes
 
 
-def draw_light(random, recipe):
-    """Draw what is changed in a picture, UNCHANGED for all but a share of them.
+def draw_lights(numbers, recipe):
+    """Draw what is changed in pictures, for all but a share of them what changes nothing.
 
-    random: np.random.Generator; recipe: main.Recipe, the ranges.
+    numbers: random, 0..1, float64 [N, LIGHT_NUMBERS]; recipe: main.Recipe, the ranges. Returns
+    Light of arrays [N].
     """
-    if random.random() >= recipe.varied_share:
-        return UNCHANGED
-    gain = ratio(random, recipe.exposure) * ratio(random, recipe.colour_cast, 3)
-    is_blurred, is_noisy, is_compressed = random.random(3) < 0.5
+    share, exposure, *cast, gamma, middle, contrast, saturation = numbers.T[:9]
+    angle, place, softness, shadow, blurs, blurred, noises, noise, noise_place = numbers.T[9:18]
+    packs, quality = numbers.T[18:]
+    drawn = Light(
+        gamma=ratio(gamma, recipe.gamma),
+        gain=(ratio(np.array(cast), recipe.colour_cast) * ratio(exposure, recipe.exposure)).T,
+        middle=between(middle, (0.2, 0.8)),
+        contrast=ratio(contrast, recipe.contrast),
+        saturation=between(saturation, recipe.saturation),
+        shadow_angle=between(angle, (0, 2 * np.pi)),
+        shadow_place=between(place, (-1, 1)),
+        shadow_softness=between(softness, (0.01, 0.2)),
+        shadow=between(shadow, recipe.shadow),
+        blur_pixels=(blurs < 0.5) * blurred * recipe.blur_pixels,
+        noise=(noises < 0.5) * noise * recipe.noise,
+        noise_place=(noise_place * NOISE_VALUES).astype(np.int32),
+        jpeg_quality=(packs < 0.5) * between(quality, recipe.jpeg_quality).astype(np.int32),
+    )
+    is_varied = share < recipe.varied_share
     return Light(
-        gamma=ratio(random, recipe.gamma),
-        gain=tuple(gain),
-        middle=random.uniform(0.2, 0.8),
-        contrast=ratio(random, recipe.contrast),
-        saturation=random.uniform(*recipe.saturation),
-        shadow_angle=random.uniform(0, 2 * np.pi),
-        shadow_place=random.uniform(-1, 1),
-        shadow_softness=random.uniform(0.01, 0.2),
-        shadow=random.uniform(*recipe.shadow),
-        blur_pixels=float(is_blurred * random.uniform(0, recipe.blur_pixels)),
-        noise=float(is_noisy * random.uniform(0, recipe.noise)),
-        noise_place=int(random.integers(NOISE_VALUES)),
-        jpeg_quality=int(is_compressed * random.integers(*recipe.jpeg_quality)),
+        *(
+            np.where(is_varied if field.ndim == 1 else is_varied[:, None], field, default)
+            for field, default in zip(drawn, UNCHANGED, strict=True)
+        )
     )
 
 
@@ -65,7 +73,7 @@ def change_light(picture, light):
 
     `training.device_augmentation` does the same on a GPU.
     """
-    if light is UNCHANGED:
+    if light == UNCHANGED:
         return picture
     picture = _saturate(_retone(picture, light), light.saturation)
     picture = _shade(picture, light)
@@ -74,6 +82,11 @@ def change_light(picture, light):
     if light.noise:
         picture = _add_noise(picture, light)
     return compress(picture, light.jpeg_quality) if light.jpeg_quality else picture
+
+
+def light_of(lights, place):
+    """Return one of the Lights in arrays, as plain numbers."""
+    return Light(*(tuple(each[place]) if each.ndim > 1 else each[place].item() for each in lights))
 
 
 def _retone(picture, light):

@@ -33,22 +33,25 @@ class DeviceData:
             self.group_of |= {index: (number, place) for place, index in enumerate(group)}
         self.augment = compile_function(self._augment)
 
-    def batch(self, indices, changes):
+    def batch(self, indices, matrices, offsets, lights):
         """Return a batch on the device: uint8 [N, H, W, 3], uint8 [N, H, W].
 
-        indices: of pictures of one shape; changes: for each (matrix, offset, Light).
+        indices: of pictures of one shape; matrices, offsets, lights: of `draw_maps` and
+        `draw_lights`.
         """
         numbers, places = zip(*(self.group_of[index] for index in indices), strict=True)
-        matrices, offsets, lights = zip(*changes, strict=True)
-        light = Light(*(np.array(field, np.float32) for field in zip(*lights, strict=True)))
-        light = light._replace(noise_place=light.noise_place.astype(np.int32))
-        drawn = np.array(places, np.int32), np.float32(matrices), np.float32(offsets)
-        return self.augment(*self.arrays[numbers[0]], self.noise, *drawn, *light)
+        drawn = [np.array(places), matrices, offsets, *lights]
+        return self.augment(*self.arrays[numbers[0]], self.noise, *map(in_32_bits, drawn))
 
     @staticmethod
     def _augment(pictures, labels, noise, places, matrices, offsets, *light):
         moved, moved_labels = device_augmentation.warp(pictures, labels, places, matrices, offsets)
         return device_augmentation.change_light(moved, Light(*light), noise), moved_labels
+
+
+def in_32_bits(array):
+    """Return an array as int32 or float32, which a GPU computes with."""
+    return array.astype(np.int32 if array.dtype.kind == "i" else np.float32)
 
 
 def compile_function(function):

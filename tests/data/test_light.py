@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from main import RECIPE
-from roadseg.data.light import change_light, draw_light
+from roadseg.data.light import LIGHT_NUMBERS, change_light, draw_lights, light_of
 
 PLAIN = dict.fromkeys(("gamma", "exposure", "colour_cast", "contrast", "saturation"), (1, 1))
 STEADY = dataclasses.replace(
@@ -15,7 +15,8 @@ STEADY = dataclasses.replace(
 
 
 def vary_light(picture, random, recipe):
-    return change_light(picture, draw_light(random, recipe))
+    lights = draw_lights(random.random((1, LIGHT_NUMBERS)), recipe)
+    return change_light(picture, light_of(lights, 0))
 
 
 def varied(picture, random, **fields):
@@ -52,7 +53,7 @@ def test_a_flat_colour_by_hand(fields, expected, random):
         assert np.abs(result - expected).max() <= 2  # JPEG rounds
     else:  # one side is halved, the other left, softly
         assert np.abs(result.max(axis=(0, 1)) - (40, 80, 160)).max() <= 20
-        assert result[..., 2].min() >= 78
+        assert result[..., 2].min() >= 76
 
 
 def test_contrast_moves_values_from_or_to_a_middle(random):

@@ -7,10 +7,11 @@ import pytest
 
 from main import RECIPE
 from roadseg.data import light
-from roadseg.data.augmentation import draw_map, warp
+from roadseg.data.augmentation import MAP_NUMBERS, draw_maps, warp
 from roadseg.data.pictures import VOID, read_image
 from roadseg.engine import keras
 from roadseg.training import device_augmentation as device
+from roadseg.training.device_data import in_32_bits
 from tests.small import HERE
 
 SHAPE = (96, 160)
@@ -20,8 +21,7 @@ ALWAYS = dataclasses.replace(RECIPE, varied_share=1.0)
 
 def on_device(lights, pictures):
     """Change pictures on the device. Returns int64 [N, H, W, 3]."""
-    stacked = light.Light(*map(np.float32, zip(*lights, strict=True)))
-    stacked = stacked._replace(noise_place=stacked.noise_place.astype(np.int32))
+    stacked = light.Light(*(in_32_bits(np.array(each)) for each in zip(*lights, strict=True)))
     changed = device.change_light(
         np.float32(pictures),
         keras.tree.map_structure(keras.ops.convert_to_tensor, stacked),
@@ -36,12 +36,13 @@ def test_pictures_and_labels_are_moved_as_on_a_processor(random):
     label[:9] = VOID
     pictures, labels = np.stack([STREET, STREET[:, ::-1]]), np.stack([label, label[::-1]])
     places = np.array([1, 0, 1, 1], np.int32)
-    maps = [draw_map(SHAPE, random, RECIPE) for _ in places]
-    matrices, offsets = (np.float32(each) for each in zip(*maps, strict=True))
+    recipe = dataclasses.replace(RECIPE, mirrored=True)
+    maps = draw_maps(SHAPE, random.random((4, MAP_NUMBERS)), recipe)
+    matrices, offsets = map(in_32_bits, maps)
     moved = map(
         keras.ops.convert_to_numpy, device.warp(pictures, labels, places, matrices, offsets)
     )
-    for place, drawn, picture, moved_label in zip(places, maps, *moved, strict=True):
+    for place, *drawn, picture, moved_label in zip(places, *maps, *moved, strict=True):
         expected, expected_label = warp(pictures[place], labels[place], *drawn)
         assert (moved_label == expected_label).mean() > 0.999
         assert (np.abs(picture - expected) <= 1).mean() > 0.999
@@ -49,13 +50,14 @@ def test_pictures_and_labels_are_moved_as_on_a_processor(random):
 
 def test_light_is_changed_as_on_a_processor(random):
     """Within rounding, blocks of JPEG apart; what is left, to the bit."""
-    drawn = [light.draw_light(random, ALWAYS) for _ in range(16)]
+    lights = light.draw_lights(random.random((16, light.LIGHT_NUMBERS)), ALWAYS)
+    drawn = [light.light_of(lights, place) for place in range(16)]
     lights = [light.UNCHANGED, *(each._replace(jpeg_quality=0) for each in drawn), *drawn]
     changed = on_device(lights, np.stack([STREET] * len(lights)))
     np.testing.assert_array_equal(changed[0], STREET)
     for each, result in zip(lights, changed, strict=True):
         expected = light.change_light(STREET, each).astype(int)
-        limit = 1.5 if each.jpeg_quality else 1.0
+        limit = 2.5 if each.jpeg_quality else 1.0  # what rounds otherwise falls into other steps
         assert np.abs(result - expected).mean() < limit, each
 
 
