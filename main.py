@@ -241,9 +241,9 @@ def convolve(x, name, size, channels, weights, **options):
 
     size, channels: of the kernel, where the weights have none of this name; options: of Conv2D.
     """
-    if name in weights:
-        size, _, _, channels = weights[name][0].shape
     start = keras.initializers.HeNormal()
+    if name in weights:  # which take its place
+        start, (size, _, _, channels) = "zeros", weights[name][0].shape
     layer = keras.layers.Conv2D(
         channels, size, 1, "same", activation="relu", kernel_initializer=start, name=name, **options
     )
