@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from roadseg.data.light import Light, standard_noise
+from roadseg.data.light import UNCHANGED, Light, standard_noise
 from roadseg.data.pictures import map_ahead
 from roadseg.engine import device_kind, keras
 from roadseg.training import device_augmentation
@@ -37,21 +37,29 @@ class DeviceData:
         """Return a batch on the device: uint8 [N, H, W, 3], uint8 [N, H, W].
 
         indices: of pictures of one shape; matrices, offsets, lights: of `draw_maps` and
-        `draw_lights`.
+        `draw_lights`. They travel as one array, which is fast; float32 holds all whole numbers
+        below 2**24.
         """
         numbers, places = zip(*(self.group_of[index] for index in indices), strict=True)
-        drawn = [np.array(places), matrices, offsets, *lights]
-        return self.augment(*self.arrays[numbers[0]], self.noise, *map(in_32_bits, drawn))
+        columns = [np.array(places), *matrices.reshape(-1, 4).T, *offsets.T]
+        columns += [column for field in lights for column in np.atleast_2d(field.T)]
+        return self.augment(*self.arrays[numbers[0]], self.noise, np.float32(columns))
 
     @staticmethod
-    def _augment(pictures, labels, noise, places, matrices, offsets, *light):
-        moved, moved_labels = device_augmentation.warp(pictures, labels, places, matrices, offsets)
-        return device_augmentation.change_light(moved, Light(*light), noise), moved_labels
-
-
-def in_32_bits(array):
-    """Return an array as int32 or float32, which a GPU computes with."""
-    return array.astype(np.int32 if array.dtype.kind == "i" else np.float32)
+    def _augment(pictures, labels, noise, columns):
+        ops, light = keras.ops, {}
+        places, matrices = ops.cast(columns[0], "int32"), ops.transpose(columns[1:5])
+        moved, moved_labels = device_augmentation.warp(
+            pictures, labels, places, ops.reshape(matrices, (-1, 2, 2)), ops.transpose(columns[5:7])
+        )
+        first = 7
+        for name, default in UNCHANGED._asdict().items():
+            width = len(np.atleast_1d(default))
+            field = columns[first : first + width]
+            light[name] = ops.transpose(field) if width > 1 else field[0]
+            first += width
+        light["noise_place"] = ops.cast(light["noise_place"], "int32")
+        return device_augmentation.change_light(moved, Light(**light), noise), moved_labels
 
 
 def compile_function(function):

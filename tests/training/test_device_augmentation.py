@@ -11,7 +11,6 @@ from roadseg.data.augmentation import MAP_NUMBERS, draw_maps, warp
 from roadseg.data.pictures import VOID, read_image
 from roadseg.engine import keras
 from roadseg.training import device_augmentation as device
-from roadseg.training.device_data import in_32_bits
 from tests.small import HERE
 
 SHAPE = (96, 160)
@@ -21,7 +20,8 @@ ALWAYS = dataclasses.replace(RECIPE, varied_share=1.0)
 
 def on_device(lights, pictures):
     """Change pictures on the device. Returns int64 [N, H, W, 3]."""
-    stacked = light.Light(*(in_32_bits(np.array(each)) for each in zip(*lights, strict=True)))
+    stacked = light.Light(*(np.float32(each) for each in zip(*lights, strict=True)))
+    stacked = stacked._replace(noise_place=np.int32(stacked.noise_place))
     changed = device.change_light(
         np.float32(pictures),
         keras.tree.map_structure(keras.ops.convert_to_tensor, stacked),
@@ -38,7 +38,7 @@ def test_pictures_and_labels_are_moved_as_on_a_processor(random):
     places = np.array([1, 0, 1, 1], np.int32)
     recipe = dataclasses.replace(RECIPE, mirrored=True)
     maps = draw_maps(SHAPE, random.random((4, MAP_NUMBERS)), recipe)
-    matrices, offsets = map(in_32_bits, maps)
+    matrices, offsets = map(np.float32, maps)
     moved = map(
         keras.ops.convert_to_numpy, device.warp(pictures, labels, places, matrices, offsets)
     )
