@@ -292,7 +292,10 @@ def locate(names, data_dir):
         short = Path(name.split(":")[-1]).name
         if short in found:
             raise UserError(f"--dataset: names {short} twice; each data set once")
-        found[short] = _locate_one(name, data_dir)
+        row, folder = _locate_one(name, data_dir)
+        if any(folder == other for _, other in found.values()):
+            raise UserError(f"--dataset: {short} reads {folder} again; each folder once")
+        found[short] = row, folder
     return (join(found), data_dir) if len(found) > 1 else found.popitem()[1]
 
 

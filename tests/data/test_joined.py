@@ -100,6 +100,7 @@ def test_a_run_on_several_is_scored_for_each_and_resumes(three, narrow_vgg, tmp_
     ("names", "said"),
     [
         (("kitti", "kitti"), "names kitti twice"),
+        (("camvid", "camvid-drive"), "camvid again; each folder once"),
         (("camvid", "folder:nowhere"), "nowhere: not found"),
         (("kitti", "folder:strange"), "share no class"),
     ],
