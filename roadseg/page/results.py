@@ -20,7 +20,6 @@ def write_results(job, trained, network, save_inference_samples):
     """
     folder, data_set, shape = job.folder, job.data_set, job.settings["image_shapes"]
     training, validation, testing = job.split.parts
-    trained.load_weights(folder / checkpoint.BEST)
     network.load_weights(folder / checkpoint.BEST)
     plain, batch_size = Predictor(network, team=job.team), prediction_batch(job.team)
     fit = calibrate(plain, validation, data_set, shape, folder, batch_size)
@@ -53,7 +52,8 @@ def measure_bfloat16(job, trained, fit, exact):
     """
     precisions = job.settings["precision"], job.settings["training_precision"]
     if precisions != ("auto", BFLOAT16) or job.team.processes > 1:
-        return None
+        return None  # of several processes all would have to load the weights, not this one alone
+    trained.load_weights(job.folder / checkpoint.BEST)
     predict, shape = Predictor(trained, fit, job.team), job.settings["image_shapes"]
     batch_size = prediction_batch(job.team)
     rounded = score_pictures(predict, job.split.validation, job.data_set, shape, batch_size)
