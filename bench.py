@@ -40,10 +40,10 @@ from roadseg.engine import (
     FLOAT32,
     device_kind,
     faster_precision,
+    gpu_memory,
     keras,
     matrix_product_rate,
     operations,
-    peak_memory_bytes,
 )
 from roadseg.files import write_csv, write_json
 from roadseg.stopping import Stopping
@@ -293,7 +293,7 @@ def bench(arguments, stopping):
     with tempfile.TemporaryDirectory() as folder, stopping.removing(folder):
         training, seconds = measure_training(Path(folder) / "training", precision)
         machine["seconds to build, compile and take a step"] = round(seconds, 1)
-        machine["most memory in use on the GPU, bytes"] = peak_memory_bytes()
+        machine["most memory in use on the GPU, bytes"] = gpu_memory().get("peak_bytes_in_use")
         prediction = list(measure_prediction(Path(folder) / "prediction"))
     parts = {"training": training, "prediction": prediction}
     print(*(f"{name}: {value}" for name, value in machine.items()), sep="\n")

@@ -111,17 +111,21 @@ def matrix_product_rate(precision=FLOAT32, seconds=0.5, size=None):
     return 2 * size**3 * count / passed
 
 
-def peak_memory_bytes():
-    """Return the most memory that this process had on its first GPU; None: no GPU, or not told."""
-    if device_kind() == "cpu":
-        return None
+def gpu_memory():
+    """Return what is known of the first GPU's memory, in bytes.
+
+    As JAX names it: "peak_bytes_in_use", the most that this process had, and "bytes_limit", what it
+    may have, which TensorFlow does not tell. {}: no GPU.
+    """
+    if device_kind() != "gpu":
+        return {}
     if keras.backend.backend() == "jax":
         import jax
 
-        return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
+        return jax.local_devices()[0].memory_stats() or {}
     import tensorflow as tf
 
-    return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    return {"peak_bytes_in_use": tf.config.experimental.get_memory_info("GPU:0")["peak"]}
 
 
 def operations(network, shape, training=False):

@@ -1,13 +1,16 @@
 """A data set that stays on a GPU: it is copied there once, and augmented there."""
 
+import math
+
 import numpy as np
 
 from roadseg.data.light import UNCHANGED, Light, standard_noise
 from roadseg.data.pictures import map_ahead
-from roadseg.engine import device_kind, keras
+from roadseg.engine import device_kind, gpu_memory, keras
 from roadseg.training import device_augmentation
 
-DEVICE_BYTES = 4 << 30  # for pictures and labels; that of a larger data set come from the disk
+DEVICE_BYTES = 4 << 30  # at most, for pictures and labels; more of them come from the disk
+SHARE_OF_MEMORY = 0.25  # of the GPU's, at most, likewise
 
 
 def belongs_on_device(pixels, team):
@@ -15,7 +18,9 @@ def belongs_on_device(pixels, team):
 
     On two processor cores threads augment 80 times as fast as the network trains (docs/speed.md).
     """
-    return device_kind() != "cpu" and team.devices == 1 and 4 * pixels <= DEVICE_BYTES
+    is_one_gpu = device_kind() != "cpu" and team.devices == 1
+    memory = gpu_memory().get("bytes_limit", math.inf)
+    return is_one_gpu and 4 * pixels <= min(DEVICE_BYTES, SHARE_OF_MEMORY * memory)
 
 
 class DeviceData:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -87,6 +88,24 @@ def test_the_data_that_stay_on_a_gpu_make_the_same_batches(drawn, as_on_a_gpu):
         assert (labels == other_labels[: len(labels)]).mean() > 0.99
         difference = np.abs(pictures.astype(int) - others[: len(pictures)])
         assert difference.mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("pictures", "memory", "devices", "kept"),
+    [
+        (10_000, {}, 1, True),  # 3.7 GB at 160x576
+        (12_000, {}, 1, False),
+        (10_000, {"bytes_limit": 8e9}, 1, False),
+        (10_000, {"bytes_limit": 80e9}, 1, True),
+        (10_000, {}, 2, False),
+    ],
+)
+def test_data_stay_on_a_gpu_that_has_room(
+    pictures, memory, devices, kept, as_on_a_gpu, monkeypatch
+):
+    monkeypatch.setattr(device_data, "gpu_memory", lambda: memory)
+    team = SimpleNamespace(devices=devices)
+    assert device_data.belongs_on_device(pictures * 160 * 576, team) == kept
 
 
 def test_joined_data_sets_keep_their_shapes_on_a_gpu(drawn, as_on_a_gpu):
