@@ -4,7 +4,8 @@
     python bench.py --json bench.json    and as JSON, with each table as CSV beside it
 
 All are measured in turn, ROUNDS times, in one process: only ratios of such figures are reliable.
-Nothing is downloaded: the pictures are drawn, the head on ImageNet's VGG16 is untrained.
+Nothing is downloaded: the pictures are drawn, the head on ImageNet's VGG16 is untrained. Exported
+files are measured where requirements-export.txt is installed.
 """
 
 import argparse
@@ -77,10 +78,10 @@ NETWORKS = (  # what computes, a run in Keras or a format of export.py; in which
 )
 # Pictures or frames that predict.py answers, for about the same time in each precision.
 COUNTS = {FLOAT32: 32, FLOAT16: 32, BFLOAT16: 64, INT8: 128}
+PAN = 4  # pixels from one frame of the video to the next
 VGG = "conv"  # weights at the start
 LEARNING_RATE = 2e-4
 DRAWN = 12  # scenes of each category in the data set of training and rounding
-PAN = 4  # pixels from one frame of the video to the next
 COPIES = 4  # of them in an epoch, which is long enough that a checkpoint counts little
 ROUNDS = 2
 # By kind of device: pictures a step, seconds of a measurement, about, and pictures predicted at
@@ -229,7 +230,7 @@ def open_network(run, data, name, precision):
     """Open one of NETWORKS.
 
     Returns (function that is the network alone, uint8 [N, H, W, 3] -> probabilities or logits;
-    what to give as `--run`, and its options; None: predict.py can't open it).
+    RoadFinder of it, or None for what predict.py can't open).
     """
     if name == KERAS:
         network = load_network(run, precision)[0]
