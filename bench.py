@@ -4,13 +4,13 @@
     python bench.py --json bench.json    and as JSON, with each table as CSV beside it
 
 All are measured in turn, ROUNDS times, in one process: only ratios of such figures are reliable.
-Nothing is downloaded: the pictures are drawn, the head on ImageNet's VGG16 is untrained.
+Nothing is downloaded: the pictures are drawn, the head on ImageNet's VGG16 is untrained. Exported
+files are measured where requirements-export.txt is installed.
 """
 
 import argparse
 import dataclasses
 import functools
-import importlib.util
 import os
 import platform
 import re
@@ -20,6 +20,7 @@ import time
 from importlib import metadata
 from pathlib import Path
 
+import av
 import imageio.v3 as imageio
 import numpy as np
 
@@ -28,15 +29,19 @@ import helper
 import predict
 from main import RECIPE, build_networks, load_network, optimize
 from roadseg import terminal
-from roadseg.answering.exporting import FORMATS
+from roadseg.answering import rounding, runtimes
+from roadseg.answering.exporting import FORMATS, refuse_what_cannot_be_written
 from roadseg.answering.predictor import PREDICTION_BATCH
+from roadseg.answering.rounding import FLOAT16, INT8
+from roadseg.answering.sources import find_sources, plan_targets
+from roadseg.answering.video import TO_WATCH
 from roadseg.command_line import exit_status
 from roadseg.data import vgg_weights
 from roadseg.data.datasets import DATASETS
-from roadseg.data.pictures import resample
 from roadseg.devices import ONE_DEVICE
 from roadseg.drawn import scenes
 from roadseg.engine import (
+    BFLOAT16,
     FLOAT32,
     device_kind,
     faster_precision,
@@ -45,6 +50,7 @@ from roadseg.engine import (
     matrix_product_rate,
     operations,
 )
+from roadseg.errors import UserError
 from roadseg.files import write_csv, write_json
 from roadseg.stopping import Stopping
 from roadseg.training import checkpoint, run_folder
@@ -52,19 +58,30 @@ from roadseg.training.plan import Job, Split
 from roadseg.training.trainer import STEPS_AHEAD, Training, train_epoch
 from roadseg.training.validation import make_validate
 
-ALONE = "network alone in Keras"
 STEPS = "training steps alone"
 LIMIT = "the machine's peak (measured matmul)"  # with as many FLOPs
+ALONE = "network alone"
 KITTI_SHAPE = (375, 1242)
 NETWORK_SHAPE = (160, 576)
-CASES = (  # pictures' shape, shape in the network, number of pictures for predict.py
-    (NETWORK_SHAPE, NETWORK_SHAPE, 80),
-    (KITTI_SHAPE, NETWORK_SHAPE, 80),
-    (KITTI_SHAPE, KITTI_SHAPE, 24),
+VIDEO_SHAPE = (720, 1280)
+KERAS = "Keras"
+NETWORKS = (  # what computes, a run in Keras or a format of export.py; in which precision
+    (KERAS, FLOAT32),
+    (KERAS, BFLOAT16),
+    ("saved_model", FLOAT32),
+    ("litert", FLOAT32),
+    ("onnx", FLOAT32),
+    ("onnx", INT8),
+    ("openvino", FLOAT32),
+    ("openvino", FLOAT16),
+    ("openvino", INT8),
 )
+# Pictures or frames that predict.py answers, for about the same time in each precision.
+COUNTS = {FLOAT32: 32, FLOAT16: 32, BFLOAT16: 64, INT8: 128}
+PAN = 4  # pixels from one frame of the video to the next
 VGG = "conv"  # weights at the start
 LEARNING_RATE = 2e-4
-DRAWN = 12  # different pictures
+DRAWN = 12  # scenes of each category in the data set of training and rounding
 COPIES = 4  # of them in an epoch, which is long enough that a checkpoint counts little
 ROUNDS = 2
 # By kind of device: pictures a step, seconds of a measurement, about, and pictures predicted at
@@ -84,6 +101,7 @@ def make_job(folder, image_shape, precision, split=None):
     """Make the Job of a run on drawn scenes; split: Split of them, to train on."""
     settings = {
         "dataset": "synthetic",
+        "seed": 0,
         "skips": DATASETS["synthetic"].skips,
         "data_dir": str(folder),
         "image_shape": list(image_shape),
@@ -110,13 +128,39 @@ def make_run(folder, image_shape):
     return folder
 
 
-def draw_pictures(folder, shape, count):
-    """Draw PNG files to predict. Returns a batch of them, uint8 [N, H, W, 3]."""
-    folder.mkdir()
-    pictures = [scenes.draw_scene("um", index, shape=shape).picture for index in range(DRAWN)]
+@functools.cache
+def draw(shape):
+    """Draw a batch of different pictures: uint8 [N, H, W, 3]."""
+    numbers = range(PREDICTION_BATCH)
+    return np.stack([scenes.draw_scene("um", n, shape=shape).picture for n in numbers])
+
+
+def write_pictures(path, shape, count):
+    """Write so many PNG files. Returns their folder."""
+    path.mkdir()
     for number in range(count):
-        imageio.imwrite(folder / f"{number:03d}.png", pictures[number % DRAWN])
-    return np.stack(pictures[:PREDICTION_BATCH])
+        imageio.imwrite(path / f"{number:03d}.png", draw(shape)[number % PREDICTION_BATCH])
+    return path
+
+
+def write_video(path, shape, count):
+    """Write so many frames of H.264, a pan. Returns the file's path."""
+    path = path.with_suffix(TO_WATCH.suffix)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(TO_WATCH.name, 10, options=TO_WATCH.options)
+        stream.height, stream.width = shape
+        for number in range(count):
+            picture = np.roll(draw(shape)[0], PAN * number, axis=1)
+            container.mux(stream.encode(TO_WATCH.encode(picture)))
+        container.mux(stream.encode(None))
+    return path
+
+
+SOURCES = (  # what predict.py answers: (height, width), how it is written, what predict.py saves
+    (NETWORK_SHAPE, write_pictures, ("mask",)),
+    (KITTI_SHAPE, write_pictures, ("mask", "overlay")),
+    (VIDEO_SHAPE, write_video, ("mask", "overlay")),
+)
 
 
 def rate_of(function, pictures):
@@ -134,50 +178,110 @@ def rate_of_matrix_product(picture_operations, precision=FLOAT32):
     return matrix_product_rate(precision, SECONDS[device_kind()]) / picture_operations
 
 
-def rate_of_predict(run, pictures, kind):
-    """Let predict.py write one kind of output of a folder. Returns pictures a second."""
-    command = ["--run", run, pictures, "--output", pictures.parent / kind, "--save", kind]
-    return predict.predict_sources(predict.parse_arguments(map(str, command)), Stopping())
+def rate_of_predict(finder, source, kind):
+    """Let predict.py write one kind of output of a source. Returns pictures a second."""
+    sources, _ = find_sources([str(source)])
+    kinds = {kind: predict.KINDS[kind]}
+    lossless = {kind: kinds[kind].lossless}
+    targets = plan_targets(sources, source.with_name(f"{source.stem}_{kind}"), lossless)
+    first = next(iter(sources[0]))
+    picture = sources[0].read(first)
+    list(finder.answer([picture] * PREDICTION_BATCH, np.asarray))  # compiles for this size
+    count, seconds = predict.answer_sources(finder, targets, kinds, fail, Stopping())
+    return count / seconds
 
 
-def rate_of_export(run, name, batch):
-    """Export a run and run it in its runtime. Returns pictures a second."""
-    path = run / FORMATS[name].file_name
-    if not path.exists():
-        export.export(export.parse_arguments(["--run", str(run), "--format", name]), Stopping())
-    return rate_of(functools.partial(FORMATS[name].open(path), batch), len(batch))
+def fail(error):
+    """Raise what predict.py would tell at its end."""
+    raise error
 
 
-def rate_of_network(network, pictures, number):
-    """Predict so many pictures at once. Returns pictures a second."""
+def rate_of_network(answer, pictures, number):
+    """Answer so many pictures at once. Returns pictures a second."""
     batch = np.resize(pictures, (number, *pictures.shape[1:]))
-    return rate_of(lambda: network.predict_on_batch(batch), number)
+    return rate_of(functools.partial(answer, batch), number)
 
 
-def prediction_things(folder, run, shape, image_shape, count):
-    """Make the measurements of one case: {name: function () -> pictures a second}."""
-    batch = draw_pictures(folder / "pictures", shape, count)
-    network = load_network(run)[0]
-    small = np.stack([resample(picture, image_shape) for picture in batch])
-    partial, has_tensorflow = functools.partial, keras.backend.backend() == "tensorflow"
-    return (
-        {LIMIT: partial(rate_of_matrix_product, operations(network, image_shape))}
-        | {
-            f"{ALONE}, {number} at once" if place else ALONE: partial(
-                rate_of_network, network, small, number
-            )
-            for place, number in enumerate(AT_ONCE[device_kind()])
-        }
-        | {
-            f"predict.py --save {kind}": partial(rate_of_predict, run, folder / "pictures", kind)
-            for kind in ("mask", "overlay")
-        }
-        | {
-            f"export.py --format {name}": partial(rate_of_export, run, name, batch)
-            for name, form in FORMATS.items()
-            if has_tensorflow and all(map(importlib.util.find_spec, form.modules))
-        }
-    )
+def is_measurable(name, precision, folder):
+    """Whether this machine can measure one of NETWORKS; if not, say why."""
+    try:
+        if name == KERAS:
+            if precision == BFLOAT16 != faster_precision():
+                raise UserError("not faster than float32 here")
+        else:
+            refuse_what_cannot_be_written(FORMATS[name], folder / FORMATS[name].file_name)
+            rounding.refuse_what_cannot_be_rounded(name, precision)
+        return True
+    except UserError as error:
+        terminal.say(f"left out: {name} in {precision}: {error}")
+        return False
+
+
+def export_run(run, data, name, precision):
+    """Export a run, rounded on a data folder if need be. Returns the file's path."""
+    path = run / precision / FORMATS[name].file_name
+    words = ["--run", run, "--format", name, "--precision", precision, "--output", path]
+    words += ["--data-dir", data, "--accept-loss"]  # untrained, it has no score to lose
+    export.export(export.parse_arguments(map(str, words)), Stopping())
+    return path
+
+
+def open_network(run, data, name, precision):
+    """Open one of NETWORKS.
+
+    Returns (function that is the network alone, uint8 [N, H, W, 3] -> probabilities or logits;
+    RoadFinder of it, or None for what predict.py can't open).
+    """
+    if name == KERAS:
+        network = load_network(run, precision)[0]
+        return network.predict_on_batch, predict.RoadFinder(run, precision=precision)
+    path = export_run(run, data, name, precision)
+    finder = predict.RoadFinder(path) if runtimes.is_exported(path) else None
+    return FORMATS[name].open(path), finder
+
+
+def things_of_network(opened, make_source, key):
+    """Make the measurements of one network.
+
+    opened: of `open_network`; make_source: function (row of SOURCES, number of pictures) -> path;
+    key: its row of NETWORKS. Returns {(*key, pictures' shape, what): function () -> pictures a
+    second}.
+    """
+    (alone, finder), (name, precision), partial = opened, key, functools.partial
+    numbers = AT_ONCE[device_kind()] if name == KERAS else (PREDICTION_BATCH,)
+    things = {
+        (*key, NETWORK_SHAPE, f"{ALONE}, {number} at once" if place else ALONE): partial(
+            rate_of_network, alone, draw(NETWORK_SHAPE), number
+        )
+        for place, number in enumerate(numbers)
+    }
+    for source in SOURCES if finder else ():
+        path = make_source(source, COUNTS[precision])
+        for kind in source[2]:
+            what = f"predict.py --save {kind}, {source[1].__name__.removeprefix('write_')}"
+            things[*key, source[0], what] = partial(rate_of_predict, finder, path, kind)
+    return things
+
+
+def prediction_things(folder, data):
+    """Make the measurements of all NETWORKS: as `things_of_network`, and the peak before them."""
+    run = make_run(folder / "run", NETWORK_SHAPE)
+
+    @functools.cache
+    def make_source(source, count):
+        shape, write, _ = source
+        return write(folder / f"{text(shape)}_{count}", shape, count)
+
+    work, things = operations(load_network(run, FLOAT32)[0], NETWORK_SHAPE), {}
+    for name, precision in NETWORKS:
+        if is_measurable(name, precision, run):
+            if name == KERAS:
+                things[name, precision, NETWORK_SHAPE, LIMIT] = functools.partial(
+                    rate_of_matrix_product, work, precision
+                )
+            opened = open_network(run, data, name, precision)
+            things |= things_of_network(opened, make_source, (name, precision))
+    return things
 
 
 def measure(things):
@@ -186,15 +290,21 @@ def measure(things):
     return {name: float(np.mean([figures[name] for figures in rounds])) for name in things}
 
 
-def measure_training(folder, precision):
-    """Measure the parts of training at NETWORK_SHAPE.
+def draw_data(folder):
+    """Draw the data set of training and rounding. Returns its data folder."""
+    path = folder / DATASETS["synthetic"].folder
+    scenes.draw_data_set(path, (DRAWN, DRAWN, DRAWN), (1, 1, 1), shape=KITTI_SHAPE)
+    return folder
+
+
+def measure_training(folder, data, precision):
+    """Measure the parts of training at NETWORK_SHAPE; data: of `draw_data`.
 
     Returns (rows of the table, dicts; seconds to build the network, compile and take a step).
     """
     started = time.perf_counter()
-    scenes.draw_data_set(folder / "data", (DRAWN, DRAWN, DRAWN), (1, 1, 1), shape=KITTI_SHAPE)
     data_set = DATASETS["synthetic"]
-    samples, _ = data_set.find(folder / "data")
+    samples, _ = data_set.find(data / data_set.folder)
     training_part, validation = (COPIES * part for part in data_set.split(samples, 0))
     split = Split(training_part, validation, [], len(samples))
     job = make_job(run_folder.open_run(folder, "run"), NETWORK_SHAPE, precision, split)
@@ -252,23 +362,22 @@ def measure_training(folder, precision):
     return rows, seconds
 
 
-def measure_prediction(folder):
-    """Measure all CASES. Yields rows of the table, dicts."""
+def measure_prediction(folder, data):
+    """Measure all NETWORKS, in turn. Yields rows of the table, dicts; data: of `draw_data`."""
     folder.mkdir()
-    make_run_once = functools.cache(lambda shape: make_run(folder / f"run_{text(shape)}", shape))
-    for number, (shape, image_shape, count) in enumerate(CASES):
-        case, run = folder / str(number), make_run_once(image_shape)
-        case.mkdir()
-        figures = measure(prediction_things(case, run, shape, image_shape, count))
-        for name, rate in figures.items():
-            yield {
-                "pictures": shape,
-                "network": image_shape,
-                "what": name,
-                "pictures a second": rate,
-                "of the network alone": rate / figures[ALONE],
-                "of the machine's peak": rate / figures[LIMIT],
-            }
+    figures = measure(prediction_things(folder, data))
+    for (name, precision, shape, what), rate in figures.items():
+        alone = figures[name, precision, NETWORK_SHAPE, ALONE]
+        limit = figures.get((KERAS, precision, NETWORK_SHAPE, LIMIT))
+        yield {
+            "network": name,
+            "precision": precision,
+            "pictures": shape,
+            "what": what,
+            "pictures a second": rate,
+            "of the network alone": rate / alone,
+            "of the machine's peak": rate / limit if limit else None,
+        }
 
 
 def text(value):
@@ -288,13 +397,12 @@ def bench(arguments, stopping):
         "versions": {name: metadata.version(name) for name in ("keras", keras.backend.backend())},
     }
     machine["training precision"] = precision = faster_precision()
-    if keras.backend.backend() != "tensorflow":
-        terminal.say("exports need TensorFlow: left out")
     with tempfile.TemporaryDirectory() as folder, stopping.removing(folder):
-        training, seconds = measure_training(Path(folder) / "training", precision)
+        data = draw_data(Path(folder) / "data")
+        training, seconds = measure_training(Path(folder) / "training", data, precision)
         machine["seconds to build, compile and take a step"] = round(seconds, 1)
         machine["most memory in use on the GPU, bytes"] = gpu_memory().get("peak_bytes_in_use")
-        prediction = list(measure_prediction(Path(folder) / "prediction"))
+        prediction = list(measure_prediction(Path(folder) / "prediction", data))
     parts = {"training": training, "prediction": prediction}
     print(*(f"{name}: {value}" for name, value in machine.items()), sep="\n")
     if arguments.json:

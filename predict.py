@@ -30,6 +30,7 @@ import numpy as np
 from roadseg import terminal
 from roadseg.answering import predictor, runtimes
 from roadseg.answering.painting import choose_classes, paint_classes, to_confidence
+from roadseg.answering.rounding import FLOAT32
 from roadseg.answering.sources import find_sources, plan_targets
 from roadseg.command_line import (
     HelpFormatter,
@@ -40,13 +41,13 @@ from roadseg.command_line import (
     positive_rate,
 )
 from roadseg.data.datasets import row_of
-from roadseg.data.pictures import WORKERS, map_ahead
+from roadseg.data.pictures import WORKERS, map_ahead, resample, resize
 from roadseg.errors import FaultyPicturesError, UserError
 from roadseg.files import read_json, written_whole
 from roadseg.training import run_folder
 
 AUTO = "auto"
-PRECISIONS = (AUTO, "float32", "mixed_bfloat16")
+PRECISIONS = (AUTO, FLOAT32, "mixed_bfloat16")
 
 
 def paint_overlay(picture, probabilities, data_set):
@@ -112,7 +113,7 @@ class RoadFinder:
                 "a run"
             )
         opened = open_file(path) if is_exported else open_run(path, precision)
-        self.predict, self.data_set, trained_shapes = opened
+        self.predict, self.data_set, trained_shapes, self.shrink = opened
         if thorough:
             self.predict = predictor.thoroughly(self.predict, self.data_set.mirrored)
         self.scale, self.trained_shape = scale, predictor.nearest_shape(trained_shapes)
@@ -131,7 +132,9 @@ class RoadFinder:
     def answer(self, items, read):
         """Answer many items, ahead of time: `predictor.predict_ahead`."""
         batch_size = predictor.PREDICTION_BATCH
-        return predictor.predict_ahead(self.predict, items, read, self.choose_shape, batch_size)
+        return predictor.predict_ahead(
+            self.predict, items, read, self.choose_shape, batch_size, self.shrink
+        )
 
     def choose_shape(self, shape):
         """Return the (height, width) in the network of a picture of this one."""
@@ -141,24 +144,29 @@ class RoadFinder:
 
 
 def open_run(folder, precision):
-    """Open a run. Returns (predict function, row of its data set, shapes in training)."""
+    """Open a run.
+
+    Returns (predict function, row of its data set, shapes in training, how pictures get these).
+    """
     from main import load_run  # brings Keras, which an exported network does without
     from roadseg import engine
 
     if precision == AUTO:
         precision = engine.noted_precision(read_json(folder / "settings.json"))
     predict, data_set, settings = load_run(folder, precision)
-    return predict.in_tiles(), data_set, settings["image_shapes"]
+    return predict.in_tiles(), data_set, settings["image_shapes"], resample
 
 
 def open_file(path):
-    """Open an exported network. Returns the same as `open_run`; it resizes by itself: None."""
+    """Open an exported network. Returns the same as `open_run`.
+
+    An exact one resizes by itself: None. For a rounded one threads do it, to whole numbers, in a
+    fraction of the file's own time.
+    """
     answer, description = runtimes.open_exported(path)
-
-    def predict(pictures):
-        return answer(pictures.astype(np.uint8))
-
-    return predictor.in_parts(predict), row_of(description), None
+    is_exact = description["precision"] == FLOAT32
+    shapes = None if is_exact else description["image_shapes"]
+    return predictor.in_parts(answer), row_of(description), shapes, resize
 
 
 def load(run=None):

@@ -143,21 +143,21 @@ class Enlarged:
         return resample(self.small, self.shape)
 
 
-def predict_ahead(predict, items, read, choose_shape, batch_size):
+def predict_ahead(predict, items, read, choose_shape, batch_size, shrink=resample):
     """Predict pictures in order; threads read and shrink them meanwhile.
 
-    predict: function float32 [N, H, W, 3] -> float32 [N, H, W, C] probabilities; read: function
-    item -> uint8 [H, W, 3], or None to skip it; choose_shape: function (height,
-    width) -> shape in the network; batch_size: most pictures of one shape at a time.
-    Yields (item, picture, Enlarged).
+    predict: function [N, H, W, 3] -> float32 [N, H, W, C] probabilities; read: function item ->
+    uint8 [H, W, 3], or None to skip it; choose_shape: function (height, width) -> shape in the
+    network; batch_size: most pictures of one shape at a time; shrink: `resample`, for a network
+    that takes float32, or `resize`, for uint8. Yields (item, picture, Enlarged).
     """
 
-    def shrink(item):
+    def read_small(item):
         if (picture := read(item)) is None:
             return None
-        return item, picture, resample(picture, choose_shape(picture.shape[:2]))
+        return item, picture, shrink(picture, choose_shape(picture.shape[:2]))
 
-    readable = filter(None, map_ahead(shrink, items, ahead=WORKERS))
+    readable = filter(None, map_ahead(read_small, items, ahead=WORKERS))
     for _, same in itertools.groupby(readable, key=lambda seen: seen[2].shape):
         while batch := list(itertools.islice(same, batch_size)):
             answers = predict(np.stack([small for _, _, small in batch]))

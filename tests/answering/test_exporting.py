@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import export
+import predict
 from main import keras
 from roadseg.answering import rounding, runtimes
 from roadseg.answering.exporting import FORMATS, Resample
@@ -151,6 +152,8 @@ def test_a_rounded_network_is_smaller_and_its_loss_is_told(
     picture = np.random.default_rng(0).integers(0, 256, (1, 96, 320, 3), dtype=np.uint8)
     exact, rounded = (FORMATS[form].open(path)(picture) for path in outputs.values())
     assert 0 < np.abs(exact - rounded).max() < 0.1
+    resized_beside = predict.load(outputs[precision])(picture[0])  # to whole numbers
+    assert 0 < np.abs(resized_beside - rounded[0]).max() < 0.02
 
 
 @needs_export
