@@ -11,6 +11,7 @@ files are measured where requirements-export.txt is installed.
 import argparse
 import dataclasses
 import functools
+import importlib.util
 import os
 import platform
 import re
@@ -20,7 +21,6 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-import av
 import imageio.v3 as imageio
 import numpy as np
 
@@ -145,6 +145,8 @@ def write_pictures(path, shape, count):
 
 def write_video(path, shape, count):
     """Write so many frames of H.264, a pan. Returns the file's path."""
+    import av  # which this program does without where it opens no video
+
     path = path.with_suffix(TO_WATCH.suffix)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(TO_WATCH.name, 10, options=TO_WATCH.options)
@@ -161,6 +163,15 @@ SOURCES = (  # what predict.py answers: (height, width), how it is written, what
     (KITTI_SHAPE, write_pictures, ("mask", "overlay")),
     (VIDEO_SHAPE, write_video, ("mask", "overlay")),
 )
+
+
+@functools.cache
+def readable_sources():
+    """Return the SOURCES that this machine can read."""
+    if importlib.util.find_spec("av"):
+        return SOURCES
+    terminal.say("left out: videos, which need PyAV: pip install av")
+    return [source for source in SOURCES if source[1] is not write_video]
 
 
 def rate_of(function, pictures):
@@ -255,7 +266,7 @@ def things_of_network(opened, make_source, key):
         )
         for place, number in enumerate(numbers)
     }
-    for source in SOURCES if finder else ():
+    for source in readable_sources() if finder else ():
         path = make_source(source, COUNTS[precision])
         for kind in source[2]:
             what = f"predict.py --save {kind}, {source[1].__name__.removeprefix('write_')}"
