@@ -33,7 +33,7 @@ NARROW_BLOCKS = tuple((count, 4) for count, _ in main.VGG_BLOCKS)
 KITTI = DATASETS["kitti"]
 
 
-SMALL_RECIPE = dataclasses.replace(main.RECIPE, head_channels=8)
+SMALL_RECIPE = dataclasses.replace(main.RECIPE, head_channels=8, fuse_channels=8)
 
 
 def small_vgg(weights=None, blocks=SMALL_BLOCKS, recipe=SMALL_RECIPE):
