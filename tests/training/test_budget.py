@@ -103,6 +103,7 @@ def saved_by(folder):
     return arrays, [row | {"seconds": None} for row in progress.history]
 
 
+@pytest.mark.slow
 def test_a_timed_run_ends_as_one_that_was_told_its_epochs(
     drawn, narrow_vgg, tmp_path, monkeypatch, capsys
 ):

@@ -37,6 +37,7 @@ def test_more_patience_ends_as_if_it_had_never_been_less(no_better, tmp_path):
     assert_same(train_for(tmp_path / "at_first_less", 3), whole)
 
 
+@pytest.mark.slow
 def test_patience_ends_a_run_that_then_is_finished(
     trained, drawn, narrow_vgg, no_better, tmp_path, capsys
 ):
