@@ -42,7 +42,7 @@ USAGE = {
 # What is typed -> what is read: first without any flag, then with all of them.
 READ = {
     "main": """dataset=['auto'], data_dir=Path('data'), runs_dir=Path('runs'), run=None, vgg='conv',
-        image_shape=None, epochs=None, minutes=None, patience=0, batch_size=4,
+        image_shape=None, epochs=None, minutes=None, patience=0, batch_size=None,
         learning_rate=0.0002, class_weights=None, precision='auto', devices=None, seed=0,
         limit=None, tensorboard=False""",
     "main --dataset camvid folder:own --data-dir d --runs-dir r --run new --vgg a.h5 "

@@ -68,6 +68,7 @@ def complete_settings(arguments, used, data_set):
         "paint": data_set.legend,
         "class_weights": arguments.class_weights or data_set.class_weights,
         "dataset_asked_for": JOINT.join(arguments.dataset),
+        "batch_size": arguments.batch_size or default_batch_size(),
         "image_shape": image_shape,
         "image_shapes": [list(shape) for shape in shapes] or [image_shape],
         "backend": keras.backend.backend(),
@@ -93,7 +94,10 @@ def choose_pictures(data_set, root, seed, limit):
 
 
 def default_batch_size():
-    """Return the number of pictures a step on each device without --batch-size."""
+    """Return the number of pictures a step on each device without --batch-size.
+
+    Not to be asked before several processes have met: it starts the engine.
+    """
     return CPU_BATCH if device_kind() == "cpu" else GPU_BATCH
 
 
