@@ -20,6 +20,7 @@ import predict
 from main import keras
 from roadseg.answering.network import Predictor
 from roadseg.data import vgg_weights
+from roadseg.data.augmentation import MAP_NUMBERS, draw_maps, warp
 from roadseg.data.datasets import DATASETS, FCN_8S
 from roadseg.data.pictures import VOID
 from roadseg.scoring.tally import Tally
@@ -34,6 +35,9 @@ KITTI = DATASETS["kitti"]
 
 
 SMALL_RECIPE = dataclasses.replace(main.RECIPE, head_channels=8, fuse_channels=8)
+WITHOUT_DROPOUT = dataclasses.replace(
+    SMALL_RECIPE, skip_dropout=0.0, pool5_dropout=0.0, head_dropout=0.0
+)
 
 
 def small_vgg(weights=None, blocks=SMALL_BLOCKS, recipe=SMALL_RECIPE):
@@ -64,6 +68,13 @@ def set_small_scores(network, random, deviation=1.0):
     """Give every score layer weights that matter, so that tests see through the network."""
     for layer in (layer for layer in network.layers if layer.name.startswith("score_")):
         layer.set_weights([random.normal(0, deviation, w.shape) for w in layer.get_weights()])
+
+
+def augment(picture, label, random, recipe):
+    """Move picture and label together as a recipe says, at random."""
+    numbers = random.random((1, MAP_NUMBERS))
+    (matrix,), (offset,) = draw_maps(label.shape, numbers, recipe, recipe.mirrored)
+    return warp(picture, label, matrix, offset)
 
 
 def words(*arguments):

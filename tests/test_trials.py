@@ -12,8 +12,7 @@ import pytest
 import main
 from main import keras
 from roadseg.data import vgg_weights
-from roadseg.data.augmentation import augment
-from tests.small import HERE, KITTI
+from tests.small import HERE, KITTI, augment
 
 EXPERIMENTS = HERE / "experiments"
 

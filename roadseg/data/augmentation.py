@@ -11,20 +11,13 @@ VGG_MEAN_RGB = (123.68, 116.779, 103.939)
 MAP_NUMBERS = 7  # random ones that a map takes
 
 
-def augment(picture, label, random, recipe):
+def warp(picture, label, matrix, offset):
     """Mirror, zoom, stretch, shear, shift and rotate picture and label together.
 
-    picture: uint8 [H, W, 3]; label: uint8 [H, W]; random: np.random.Generator; recipe:
-    main.Recipe, the ranges. Returns the same shapes and dtypes; outside of the picture the label
-    is VOID and the colour ImageNet's mean. Keras' random layers would fill picture and mask with
-    one value and resize masks bilinearly.
+    picture: uint8 [H, W, 3]; label: uint8 [H, W]; matrix, offset: a map of `draw_maps`. Returns the
+    same shapes and dtypes; outside of the picture the label is VOID and the colour ImageNet's mean.
+    Keras' random layers would fill picture and mask with one value and resize masks bilinearly.
     """
-    matrices, offsets = draw_maps(label.shape, random.random((1, MAP_NUMBERS)), recipe)
-    return warp(picture, label, matrices[0], offsets[0])
-
-
-def warp(picture, label, matrix, offset):
-    """Move picture and label together by a map of `draw_maps`; outside is VOID and the mean."""
     move = functools.partial(scipy.ndimage.affine_transform, matrix=matrix, offset=offset)
     channels = [
         move(picture[..., channel], order=1, mode="constant", cval=round(mean))
@@ -43,17 +36,15 @@ def ratio(numbers, bounds):
     return np.exp(between(numbers, np.log(bounds)))
 
 
-def draw_maps(shape, numbers, recipe, is_mirrored=None):
+def draw_maps(shape, numbers, recipe, is_mirrored):
     """Draw affine maps from (row, column) of the result to that of the source.
 
     shape: (height, width); numbers: random, 0..1, float64 [N, MAP_NUMBERS]; recipe: main.Recipe;
-    is_mirrored: bool [N], whether half of such pictures are, default: as the recipe says. Returns
-    (matrices float64 [N, 2, 2], offsets float64 [N, 2]).
+    is_mirrored: bool, or [N] of it, whether half of such pictures are. Returns (matrices float64
+    [N, 2, 2], offsets float64 [N, 2]).
     """
     turn, side, size, width, lean, *shift = numbers.T
     angle = np.deg2rad(between(turn, recipe.rotation_degrees))
-    if is_mirrored is None:
-        is_mirrored = recipe.mirrored
     flip = np.where((side < 0.5) & np.asarray(is_mirrored, bool), -1.0, 1.0)
     stretch = np.sqrt(ratio(width, recipe.stretch))
     turned = _matrices(np.cos(angle), -np.sin(angle) * flip, np.sin(angle), np.cos(angle) * flip)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from main import RECIPE
-from roadseg.data.augmentation import VGG_MEAN_RGB, augment
+from roadseg.data.augmentation import VGG_MEAN_RGB
 from roadseg.data.pictures import VOID
+from tests.small import augment
 
 STILL = dataclasses.replace(
     RECIPE, zoom=(1, 1), stretch=(1, 1), lean=(0, 0), shift=(0, 0), rotation_degrees=(0, 0)

@@ -36,8 +36,7 @@ def test_pictures_and_labels_are_moved_as_on_a_processor(random):
     label[:9] = VOID
     pictures, labels = np.stack([STREET, STREET[:, ::-1]]), np.stack([label, label[::-1]])
     places = np.array([1, 0, 1, 1], np.int32)
-    recipe = dataclasses.replace(RECIPE, mirrored=True)
-    maps = draw_maps(SHAPE, random.random((4, MAP_NUMBERS)), recipe)
+    maps = draw_maps(SHAPE, random.random((4, MAP_NUMBERS)), RECIPE, is_mirrored=True)
     matrices, offsets = map(np.float32, maps)
     moved = map(
         keras.ops.convert_to_numpy, device.warp(pictures, labels, places, matrices, offsets)

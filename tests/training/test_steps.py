@@ -16,17 +16,13 @@ from roadseg.training import device_data, trainer
 from roadseg.training.steps import StepsAhead, take_step
 from tests.small import (
     KITTI,
-    SMALL_RECIPE,
+    WITHOUT_DROPOUT,
     Repeat,
     compiler,
     even_tally,
     one_batch,
     run_kitti,
     small_network,
-)
-
-WITHOUT_DROPOUT = dataclasses.replace(
-    SMALL_RECIPE, skip_dropout=0.0, pool5_dropout=0.0, head_dropout=0.0
 )
 
 

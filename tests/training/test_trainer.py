@@ -19,6 +19,7 @@ from roadseg.scoring.evaluation import score_pictures
 from roadseg.training import checkpoint, run_folder, trainer
 from tests.small import (
     SMALL_RECIPE,
+    WITHOUT_DROPOUT,
     Repeat,
     compiler,
     even_tally,
@@ -29,9 +30,6 @@ from tests.small import (
     train_one_batch,
 )
 
-WITHOUT_DROPOUT = dataclasses.replace(
-    SMALL_RECIPE, skip_dropout=0.0, pool5_dropout=0.0, head_dropout=0.0
-)
 AT_ONCE = dataclasses.replace(WITHOUT_DROPOUT, warm_up_share=0.0)  # at the highest rate
 
 
