@@ -146,13 +146,13 @@ class Training:
 
     def _write_best(self, path):
         """Write the weights of the best epoch; the network keeps those that it has."""
-        is_best = self.progress.best is self.progress.history[-1] and not self.progress.step
-        now = None if is_best else self.network.get_weights()
-        if not is_best:
-            self.network.set_weights(self.best_weights)
+        if self.progress.best is self.progress.history[-1] and not self.progress.step:
+            self.network.save_weights(path)  # it has them
+            return
+        now = self.network.get_weights()
+        self.network.set_weights(self.best_weights)
         self.network.save_weights(path)
-        if not is_best:
-            self.network.set_weights(now)
+        self.network.set_weights(now)
 
     def step(self, pictures, labels, names):
         """Take a step on this process's share of a batch of the named pictures.
