@@ -129,8 +129,8 @@ def parse_arguments(arguments=None):
     length("--epochs", type=whole, metavar="N", help="how often each picture is seen")
     length("--minutes", type=rate, metavar="M", help="time to train: as many epochs as fit")
     add("--patience", default=0, type=at_least(0), metavar="N", help=patience)
-    at_once = "pictures a step on each device; default: 4, on a GPU 16"
-    add("--batch-size", type=whole, metavar="N", help=at_once)
+    each = f"pictures a step on each device; default: {plan.CPU_BATCH}, on a GPU {plan.GPU_BATCH}"
+    add("--batch-size", type=whole, metavar="N", help=each)
     add("--learning-rate", default=2e-4, type=rate, metavar="R", help="the highest")
     add("--class-weights", choices=WEIGHT_KINDS, help=weights)
     add("--precision", default="auto", choices=precisions, help="auto: fastest, answers in float32")
