@@ -11,7 +11,7 @@ from roadseg.answering.predictor import predict_samples
 from roadseg.data import download, light, vgg_weights
 from roadseg.data.augmentation import MAP_NUMBERS, draw_maps, warp
 from roadseg.data.datasets import JOINT, is_too_deep, locate, named_row
-from roadseg.data.pictures import WORKERS, free_memory_bytes, map_ahead, read_image, read_label
+from roadseg.data.pictures import WORKERS, map_ahead, pairs_that_fit, read_image, read_label
 from roadseg.drawn import scenes
 from roadseg.errors import DownloadError
 from roadseg.training.device_data import DeviceData, belongs_on_device
@@ -84,17 +84,16 @@ class Batches:
     Called as get_batches_fn(batch_size, epoch=0, first=0) it yields (pictures uint8 [N, H, W, 3],
     labels uint8 [N, H, W]), one epoch, from batch number `first` on; the last batch may be smaller.
     Each picture is decoded once if memory allows. The random numbers of a picture depend on (seed,
-    epoch, index) alone; in Keras' `PyDataset` forked workers share a seed. On a GPU they stay on
-    it, if there is room, and so does each batch; there the last one is filled up with pictures
-    that do not count, since a new size would be compiled again.
+    epoch, index) alone; in Keras' `PyDataset` forked workers share a seed. On a GPU pictures and
+    labels stay on it, if there is room, and so does each batch; there the last one is filled up
+    with pictures that do not count, since a new size would be compiled again.
     """
 
     def __init__(self, samples, data_set, image_shape, seed, recipe, team):
         self.samples, self.data_set = samples, data_set
         self.shape = functools.partial(data_set.shape_of, image_shape=image_shape)
         self.seed, self.recipe, self.team = seed, recipe, team
-        pair_bytes = 4 * image_shape[0] * image_shape[1]
-        kept = free_memory_bytes() // 2 // team.neighbours // pair_bytes
+        kept = pairs_that_fit(image_shape, 0.5 / team.neighbours)
         self.read_pair = functools.lru_cache(maxsize=kept)(self.decode_pair)
         self.order = functools.lru_cache(maxsize=2)(self.draw_order)  # asked for at each step
         pixels = image_shape[0] * image_shape[1] * len(samples)

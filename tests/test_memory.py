@@ -16,7 +16,7 @@ def test_pictures_that_do_not_fit_are_streamed_in_flat_memory(drawn, monkeypatch
     """A thousand pictures, of which a hundred fit into the half of the memory that they may use."""
     labelled, _ = KITTI.find(drawn / "data_road")
     samples = [labelled[number % len(labelled)] for number in range(1000)]
-    monkeypatch.setattr(helper, "free_memory_bytes", lambda: 200 * PAIR_BYTES)
+    monkeypatch.setattr("roadseg.data.pictures.free_memory_bytes", lambda: 200 * PAIR_BYTES)
     get_batches_fn = helper.gen_batch_function(samples, KITTI, (96, 320))
     used, count = {}, 0
     # The process' own memory would tell of the tests before this one, too.

@@ -211,6 +211,11 @@ def _listed(values):
     return terminal.listing(list(map(as_text, values)), VALUES_SHOWN)
 
 
+def pairs_that_fit(shape, share):
+    """Return how many pictures of a shape, with labels, fill a share of the free memory."""
+    return int(share * free_memory_bytes() / (4 * shape[0] * shape[1]))
+
+
 def free_memory_bytes():
     """Return how much memory this process may still take, as far as the system tells (Linux).
 

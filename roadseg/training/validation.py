@@ -4,7 +4,7 @@ import functools
 
 from roadseg.answering.network import Predictor, prediction_batch
 from roadseg.answering.predictor import read_sample
-from roadseg.data.pictures import free_memory_bytes, picture_shape, read_label
+from roadseg.data.pictures import pairs_that_fit, picture_shape, read_label
 from roadseg.scoring.evaluation import score_pictures
 
 SHARE_OF_MEMORY = 0.1  # for pictures and labels that are kept, decoded
@@ -18,9 +18,8 @@ def make_validate(job, network, answering_network, after_each=lambda *_: None):
     """
     inner = answering_network if job.team.processes > 1 else network
     predict, batch_size = Predictor(inner, team=job.team), prediction_batch(job.team)
-    height, width = picture_shape(job.split.validation[0].picture)
-    fitting = int(SHARE_OF_MEMORY * free_memory_bytes() / (4 * height * width))
-    keep = functools.lru_cache(maxsize=fitting)
+    shape = picture_shape(job.split.validation[0].picture)
+    keep = functools.lru_cache(maxsize=pairs_that_fit(shape, SHARE_OF_MEMORY))
     read, read_once = keep(read_sample), keep(lambda sample: read_label(sample, job.data_set))
 
     def validate(samples=job.split.validation):
