@@ -54,7 +54,7 @@ from roadseg.errors import UserError
 from roadseg.files import write_csv, write_json
 from roadseg.stopping import Stopping
 from roadseg.training import checkpoint, run_folder
-from roadseg.training.plan import Job, Split
+from roadseg.training.plan import Job, Split, default_batch_size
 from roadseg.training.trainer import STEPS_AHEAD, Training, train_epoch
 from roadseg.training.validation import make_validate
 
@@ -84,9 +84,8 @@ LEARNING_RATE = 2e-4
 DRAWN = 12  # scenes of each category in the data set of training and rounding
 COPIES = 4  # of them in an epoch, which is long enough that a checkpoint counts little
 ROUNDS = 2
-# By kind of device: pictures a step, seconds of a measurement, about, and pictures predicted at
-# once.
-BATCH_SIZES, SECONDS = {"cpu": 4, "gpu": 16}, {"cpu": 6.0, "gpu": 2.0}
+# By kind of device: seconds of a measurement, about, and pictures predicted at once.
+SECONDS = {"cpu": 6.0, "gpu": 2.0}
 AT_ONCE = {"cpu": (PREDICTION_BATCH,), "gpu": (PREDICTION_BATCH, 1, 16, 64)}
 
 
@@ -308,12 +307,11 @@ def draw_data(folder):
     return folder
 
 
-def measure_training(folder, data, precision):
-    """Measure the parts of training at NETWORK_SHAPE; data: of `draw_data`.
+def start_training(folder, data, precision):
+    """Start to train at NETWORK_SHAPE; data: of `draw_data`.
 
-    Returns (rows of the table, dicts; seconds to build the network, compile and take a step).
+    Returns (Training, get_batches_fn, function of `make_validate`).
     """
-    started = time.perf_counter()
     data_set = DATASETS["synthetic"]
     samples, _ = data_set.find(data / data_set.folder)
     training_part, validation = (COPIES * part for part in data_set.split(samples, 0))
@@ -326,11 +324,19 @@ def measure_training(folder, data, precision):
     compile_network = functools.partial(
         optimize, networks[0], LEARNING_RATE, 1000, job.recipe, job.team
     )
-    is_ahead, batch_size = get_batches_fn.is_on_device, BATCH_SIZES[device_kind()]
+    is_ahead = get_batches_fn.is_on_device
     state = Training(networks[0], compile_network, job.folder, is_ahead=is_ahead)
+    return state, get_batches_fn, make_validate(job, *networks)
+
+
+def training_things(state, get_batches_fn, validate, precision):
+    """Make the measurements of `start_training`, once a step is compiled.
+
+    Returns {name: function () -> pictures a second}.
+    """
+    batch_size, pictures = default_batch_size(), len(get_batches_fn.samples)
     batch, names = next(get_batches_fn(batch_size)), get_batches_fn.names(batch_size, 0, 0)
-    validate = make_validate(job, *networks)
-    together = STEPS_AHEAD if is_ahead else 1
+    together = STEPS_AHEAD if state.is_ahead else 1
 
     def read():
         for made in get_batches_fn(batch_size):
@@ -349,18 +355,24 @@ def measure_training(folder, data, precision):
         state.save_epoch(len(state.progress.history) + 1)
 
     steps(1)
+    work = operations(state.network, NETWORK_SHAPE, training=True)
+    return {
+        LIMIT: functools.partial(rate_of_matrix_product, work, precision),
+        "reading and augmenting alone": lambda: rate_of(read, pictures),
+        STEPS: lambda: rate_of(steps, together * len(names)),
+        "whole epoch, with validation and checkpoint": lambda: rate_of(epoch, pictures),
+    }
+
+
+def measure_training(folder, data, precision):
+    """Measure the parts of training.
+
+    Returns (rows of the table, dicts; seconds to build the network, compile and take a step).
+    """
+    started = time.perf_counter()
+    things = training_things(*start_training(folder, data, precision), precision)
     seconds = time.perf_counter() - started
-    step_operations = operations(networks[0], NETWORK_SHAPE, training=True)
-    figures = measure(
-        {
-            LIMIT: lambda: rate_of_matrix_product(step_operations, precision),
-            "reading and augmenting alone": lambda: rate_of(read, len(training_part)),
-            STEPS: lambda: rate_of(steps, together * len(names)),
-            "whole epoch, with validation and checkpoint": lambda: rate_of(
-                epoch, len(training_part)
-            ),
-        }
-    )
+    figures = measure(things)
     rows = [
         {
             "what": name,
