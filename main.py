@@ -13,6 +13,7 @@ K. Simonyan, A. Zisserman: arXiv:1409.1556.
 import argparse
 import contextlib
 import functools
+import itertools
 import math
 import sys
 from dataclasses import asdict, dataclass, fields
@@ -32,7 +33,7 @@ from roadseg.data.datasets import DATASETS, FCN_8S, JOINT, row_of, with_shapes
 from roadseg.data.light import LUMINANCE_RGB
 from roadseg.data.pictures import VOID
 from roadseg.devices import ONE_DEVICE, joined
-from roadseg.engine import PRECISIONS, answering_precision, keras, warn_about_idle_gpu
+from roadseg.engine import FLOAT32, PRECISIONS, answering_precision, keras, warn_about_idle_gpu
 from roadseg.errors import LossError, MemoryShortError, StopRequest, UserError
 from roadseg.files import read_json
 from roadseg.page.results import write_results
@@ -42,6 +43,9 @@ from roadseg.training.trainer import TRAINING_COST, Training, disk_error, tell, 
 from roadseg.training.validation import make_validate
 
 VGG_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # (convolutions, channels) each
+# In bfloat16, oneDNN fills the gradient of what fc6's kernel never sees of smaller pictures with
+# whatever lies in memory, up to 1e38 (TensorFlow 2.21).
+LEAST_SIDE_ROUNDED = 128  # pixels
 
 
 # --- recipe ---------------------------------------------------------------------------------------
@@ -203,12 +207,12 @@ class Preprocess(keras.layers.Layer):
         return (picture_shape[0], *padded, picture_shape[3])
 
 
-def load_vgg(weights, recipe=RECIPE, blocks=VGG_BLOCKS):
+def load_vgg(weights, recipe=RECIPE, blocks=VGG_BLOCKS, head_precision=None):
     """Build VGG16 as a fully convolutional network.
 
     weights: {layer name: (kernel, bias)} of `vgg_weights.read`, which tell these layers' channels;
     layers not named start from random numbers, and named ones of frozen blocks are not trained.
-    blocks: (convolutions, channels) of each block.
+    blocks: (convolutions, channels) of each block; head_precision: of fc6 and fc7, None: as all.
     Returns a model: uint8 or float RGB pictures [N, H, W, 3], 0..255, any size -> block3_pool,
     block4_pool and fc7, at 1/8, 1/16 and 1/32 of the size padded to a multiple of 32.
     `keras.applications.VGG16` has neither the preprocessing, nor fc6 and fc7 as convolutions.
@@ -225,9 +229,7 @@ def load_vgg(weights, recipe=RECIPE, blocks=VGG_BLOCKS):
         pools.append(x)
     x = drop(x, "pool5", recipe.pool5_dropout)
     for name, size in (("fc6", 7), ("fc7", 1)):
-        # In bfloat16, oneDNN fills the gradient of what a kernel never sees of pictures below
-        # 128 pixels with whatever lies in memory, up to 1e38 (TensorFlow 2.21). fc7 is cheap.
-        x = convolve(x, name, size, recipe.head_channels, weights, dtype="float32")
+        x = convolve(x, name, size, recipe.head_channels, weights, dtype=head_precision)
         x = drop(x, name, recipe.head_dropout)
     vgg = keras.Model(picture, [pools[2], pools[3], x], name="vgg16")
     for name, (kernel, bias) in weights.items():
@@ -534,18 +536,23 @@ def build_networks(weights, job):
     neither devices nor precision differ.
     """
     training, answering = job.settings["training_precision"], answering_precision(job.settings)
-    network = answering_network = build_network(weights, job, training)
+    build = functools.partial(
+        build_network, weights, job.settings, job.recipe, len(job.data_set.classes)
+    )
+    network = answering_network = build(training)
     if job.team.processes > 1 or training != answering:
         with job.team.own_scope():
-            answering_network = build_network(weights, job, answering)
+            answering_network = build(answering)
     return network, answering_network
 
 
-def build_network(weights, job, precision):
-    """Build the network of a Job; precision: of PRECISIONS."""
+def build_network(weights, settings, recipe, num_classes, precision):
+    """Build the network of a run; precision: of PRECISIONS, for all that may be rounded."""
     keras.config.set_dtype_policy(precision)
-    vgg, classes = load_vgg(weights, job.recipe), len(job.data_set.classes)
-    return layers(vgg, classes, job.recipe, job.settings["skips"])
+    least = min(itertools.chain(*settings["image_shapes"]))
+    head_precision = None if least >= LEAST_SIDE_ROUNDED else FLOAT32
+    vgg = load_vgg(weights, recipe, head_precision=head_precision)
+    return layers(vgg, num_classes, recipe, settings.get("skips", FCN_8S))
 
 
 def train(job, network, answering_network, stopping):
@@ -602,13 +609,13 @@ def load_network(folder, precision=None):
         raise UserError(f"{weights}: not found; train an epoch, or resume the run to restore it")
     try:
         data_set, recipe = row_of(settings), read_recipe(settings)
-        keras.config.set_dtype_policy(precision or answering_precision(settings))
+        precision = precision or answering_precision(settings)
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{folder}: trained by another version of this program ({error})"
         ) from error
-    vgg = load_vgg(vgg_weights.read(str(weights), folder), recipe)
-    network = layers(vgg, len(data_set.classes), recipe, settings.get("skips", FCN_8S))
+    vgg = vgg_weights.read(str(weights), folder)
+    network = build_network(vgg, settings, recipe, len(data_set.classes), precision)
     try:
         network.load_weights(weights)
     except (OSError, ValueError, KeyError) as error:

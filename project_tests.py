@@ -131,7 +131,7 @@ def test_jax_gives_the_same_features(tmp_path, random):
 def test_what_fc6_never_sees_of_a_small_picture_stays_as_it_is_in_bfloat16(bfloat16, random):
     deep = ((1, 4), (1, 4), (1, 4), (1, 4), (1, 512))
     keras.utils.set_random_seed(0)
-    network = main.layers(main.load_vgg({}, blocks=deep), 2)
+    network = main.layers(main.load_vgg({}, blocks=deep, head_precision="float32"), 2)
     kernel = network.get_layer("fc6").kernel
     before = np.array(kernel)
     before[[0, 1, 5, 6]] = 0  # beside which the smallest step is seen
@@ -142,6 +142,16 @@ def test_what_fc6_never_sees_of_a_small_picture_stays_as_it_is_in_bfloat16(bfloa
         network.train_on_batch(pictures, pictures[..., 0] % 2)
     changed = np.any(np.array(kernel) != before, axis=(1, 2, 3))
     assert changed.tolist() == [False, False, True, True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "precision"),
+    [([[160, 576]], "bfloat16"), ([[96, 320]], "float32"), ([[160, 576], [288, 96]], "float32")],
+)
+def test_fc6_is_rounded_where_its_kernel_sees_all_of_itself(narrow_vgg, shapes, precision):
+    settings, weights = {"image_shapes": shapes}, vgg_weights.read(str(narrow_vgg), HERE)
+    network = main.build_network(weights, settings, SMALL_RECIPE, 2, "mixed_bfloat16")
+    assert network.get_layer("fc6").compute_dtype == precision
 
 
 # --- skip layers ----------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ def standard_noise():
 
 
 def _add_noise(picture, light):
-    places = range(light.noise_place, light.noise_place + picture.size)
+    places = np.arange(light.noise_place, light.noise_place + picture.size)
     noise = standard_noise().take(places, mode="wrap").reshape(picture.shape)
     return np.rint(np.clip(picture + light.noise * noise, 0, 255)).astype(np.uint8)
 

@@ -17,7 +17,7 @@ from roadseg.training import checkpoint, run_folder
 from roadseg.training.steps import StepsAhead, take_step
 
 SAVE_SECONDS = 180  # between checkpoints within an epoch
-SAVING_SHARE = 0.05  # of the time, at most, that checkpoints between epochs take
+SAVING_SHARE = 0.02  # of the time, at most, that checkpoints between epochs take
 MAXIMUM_RETURNS = 3  # to an earlier state, because the loss was not finite
 STEPS_AHEAD = 32  # of a GPU, before their losses are looked at
 TRAINING_COST = 3  # of a training picture, in forward passes; the backward pass costs 2

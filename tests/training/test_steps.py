@@ -126,7 +126,7 @@ def test_a_run_whose_data_stay_on_a_gpu_and_its_resume(drawn, narrow_vgg, tmp_pa
 
 
 def test_checkpoints_between_epochs_take_a_small_share_of_the_time(tmp_path, monkeypatch):
-    """By a clock on which a save takes 2 s and an epoch 10: the fifth is saved, and the last.
+    """By a clock on which a save takes 2 s and an epoch 25: the fifth is saved, and the last.
 
     The best weights are those of the best epoch, though later ones came before they were written.
     """
@@ -144,7 +144,7 @@ def test_checkpoints_between_epochs_take_a_small_share_of_the_time(tmp_path, mon
 
     monkeypatch.setattr(trainer.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(trainer.Training, "_save_finite", passing(save, 2))
-    monkeypatch.setattr(trainer.Training, "finish_epoch", passing(finish, 10))
+    monkeypatch.setattr(trainer.Training, "finish_epoch", passing(finish, 25))
     state = trainer.Training(network, compiler(network, 1e-2), tmp_path)
     seen, scores = [], [30, 70, 90, 20, 50, 60, 10]
 
