@@ -113,7 +113,7 @@ class RoadFinder:
                 "a run"
             )
         opened = open_file(path) if is_exported else open_run(path, precision)
-        self.predict, self.data_set, trained_shapes, self.shrink = opened
+        self.predict, self.data_set, trained_shapes, self.shrink, self.at_once = opened
         if thorough:
             self.predict = predictor.thoroughly(self.predict, self.data_set.mirrored)
         self.scale, self.trained_shape = scale, predictor.nearest_shape(trained_shapes)
@@ -131,9 +131,9 @@ class RoadFinder:
 
     def answer(self, items, read):
         """Answer many items, ahead of time: `predictor.predict_ahead`."""
-        batch_size = predictor.PREDICTION_BATCH
+        batch_size, shape, shrink = predictor.PREDICTION_BATCH, self.choose_shape, self.shrink
         return predictor.predict_ahead(
-            self.predict, items, read, self.choose_shape, batch_size, self.shrink
+            self.predict, items, read, shape, batch_size, shrink, self.at_once
         )
 
     def choose_shape(self, shape):
@@ -146,7 +146,8 @@ class RoadFinder:
 def open_run(folder, precision):
     """Open a run.
 
-    Returns (predict function, row of its data set, shapes in training, how pictures get these).
+    Returns (predict function, row of its data set, shapes in training, how pictures get these, how
+    many batches are answered at the same time).
     """
     from main import load_run  # brings Keras, which an exported network does without
     from roadseg import engine
@@ -154,7 +155,7 @@ def open_run(folder, precision):
     if precision == AUTO:
         precision = engine.noted_precision(read_json(folder / "settings.json"))
     predict, data_set, settings = load_run(folder, precision)
-    return predict.in_tiles(), data_set, settings["image_shapes"], resample
+    return predict.in_tiles(), data_set, settings["image_shapes"], resample, 1
 
 
 def open_file(path):
@@ -166,7 +167,8 @@ def open_file(path):
     answer, description = runtimes.open_exported(path)
     is_exact = description["precision"] == FLOAT32
     shapes = None if is_exact else description["image_shapes"]
-    return predictor.in_parts(answer), row_of(description), shapes, resize
+    at_once = runtimes.RUNTIMES[path.suffix].at_once
+    return predictor.in_parts(answer), row_of(description), shapes, resize, at_once
 
 
 def load(run=None):

@@ -132,7 +132,12 @@ class Enlarged:
         self.small, self.shape = small, shape
 
     def __iter__(self):
-        return map(self.plane, range(self.small.shape[-1]))
+        """Yield the plane of each class; of two, one tells the other."""
+        if self.small.shape[-1] == 2:
+            plane = self.plane(1)
+            yield from (1 - plane, plane)
+        else:
+            yield from map(self.plane, range(self.small.shape[-1]))
 
     def plane(self, index):
         """Return the probability of one class: float32 [H, W]."""
@@ -143,13 +148,14 @@ class Enlarged:
         return resample(self.small, self.shape)
 
 
-def predict_ahead(predict, items, read, choose_shape, batch_size, shrink=resample):
+def predict_ahead(predict, items, read, choose_shape, batch_size, shrink=resample, at_once=1):
     """Predict pictures in order; threads read and shrink them meanwhile.
 
     predict: function [N, H, W, 3] -> float32 [N, H, W, C] probabilities; read: function item ->
     uint8 [H, W, 3], or None to skip it; choose_shape: function (height, width) -> shape in the
     network; batch_size: most pictures of one shape at a time; shrink: `resample`, for a network
-    that takes float32, or `resize`, for uint8. Yields (item, picture, Enlarged).
+    that takes float32, or `resize`, for uint8; at_once: batches to answer at the same time. Yields
+    (item, picture, Enlarged).
     """
 
     def read_small(item):
@@ -157,12 +163,21 @@ def predict_ahead(predict, items, read, choose_shape, batch_size, shrink=resampl
             return None
         return item, picture, shrink(picture, choose_shape(picture.shape[:2]))
 
+    def answer(batch):
+        return batch, predict(np.stack([small for _, _, small in batch]))
+
     readable = filter(None, map_ahead(read_small, items, ahead=WORKERS))
+    batches = _of_one_shape(readable, batch_size)
+    for batch in map(answer, batches) if at_once == 1 else map_ahead(answer, batches, at_once):
+        for (item, picture, _), probabilities in zip(*batch, strict=True):
+            yield item, picture, Enlarged(probabilities, picture.shape[:2])
+
+
+def _of_one_shape(readable, batch_size):
+    """Yield lists of what `predict_ahead` read, neighbours that were shrunk to one shape."""
     for _, same in itertools.groupby(readable, key=lambda seen: seen[2].shape):
         while batch := list(itertools.islice(same, batch_size)):
-            answers = predict(np.stack([small for _, _, small in batch]))
-            for (item, picture, _), probabilities in zip(batch, answers, strict=True):
-                yield item, picture, Enlarged(probabilities, picture.shape[:2])
+            yield batch
 
 
 def read_sample(sample):

@@ -54,7 +54,8 @@ class Codec:
         )
 
 
-TO_WATCH = Codec(".mp4", "libx264", "yuv420p", {"crf": "20", "preset": "veryfast"}, True)
+# "superfast" takes .6 of the time of "veryfast" for files a quarter larger.
+TO_WATCH = Codec(".mp4", "libx264", "yuv420p", {"crf": "20", "preset": "superfast"}, True)
 LOSSLESS_GREY = Codec(".mkv", "ffv1", "gray", {}, False)
 CODECS = {False: TO_WATCH, True: LOSSLESS_GREY}  # by lossless
 

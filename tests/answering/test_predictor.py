@@ -1,5 +1,6 @@
 """Probabilities are the network's, whatever the batch, the tiles or the size they were asked in."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ import scipy.special
 import helper
 import main
 from roadseg.answering.network import Predictor
-from roadseg.answering.predictor import in_tiles, nearest_shape, thoroughly
+from roadseg.answering.painting import choose_classes
+from roadseg.answering.predictor import Enlarged, in_tiles, nearest_shape, predict_ahead, thoroughly
 from roadseg.data.datasets import row_of
+from roadseg.data.pictures import resample
 from roadseg.scoring.evaluation import score_pictures
 from tests.small import NARROW_BLOCKS, set_small_scores, small_network
 
@@ -40,6 +43,34 @@ def test_a_picture_has_the_same_probabilities_alone_in_a_batch_and_in_validation
     for one, two, three in zip(together, alone, validated, strict=True):
         np.testing.assert_allclose(one, two, atol=1e-4)
         np.testing.assert_allclose(one, three, atol=1e-4)
+
+
+def test_batches_that_are_answered_at_the_same_time_come_in_order(random):
+    """The second and the third wait for each other; a picture's answer is its mean."""
+    pictures = random.integers(0, 256, (12, 8, 16, 3), dtype=np.uint8)
+    both_are_here = threading.Barrier(2, timeout=20)
+
+    def predict(batch):
+        if any(np.array_equal(batch[0], pictures[number]) for number in (3, 6)):
+            both_are_here.wait()
+        return np.broadcast_to(batch.mean(axis=(1, 2, 3))[:, None, None, None], (3, 8, 16, 2))
+
+    seen = list(
+        predict_ahead(predict, range(12), pictures.__getitem__, lambda shape: shape, 3, at_once=2)
+    )
+    assert [number for number, _, _ in seen] == list(range(12))
+    for number, picture, answered in seen:
+        np.testing.assert_array_equal(picture, pictures[number])
+        np.testing.assert_allclose(answered.plane(1), pictures[number].mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_enlarged_masks_are_those_of_enlarged_probabilities(classes, random):
+    """Of two classes only one is enlarged."""
+    small = scipy.special.softmax(random.normal(0, 2, (20, 30, classes)), axis=-1)
+    small = small.astype(np.float32)
+    mask = choose_classes(Enlarged(small, (77, 101)))
+    np.testing.assert_array_equal(mask, resample(small, (77, 101)).argmax(axis=-1))
 
 
 @pytest.mark.parametrize("finest", [2, 4])
