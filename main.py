@@ -4,13 +4,12 @@
     python main.py --run first --epochs 20           again: resumes where it stopped
     KERAS_BACKEND=jax python main.py                 the same on JAX
 
-The file reads in the order in which things happen: recipe, command line, VGG16, skip layers, loss,
-training, run; at the end, how a trained run is brought back. J. Long, E. Shelhamer, T. Darrell:
+The file reads in the order in which things happen: recipe, VGG16, skip layers, loss, training, run;
+at the end, how a trained run is brought back. J. Long, E. Shelhamer, T. Darrell:
 Fully Convolutional Networks for Semantic Segmentation, arXiv:1411.4038 and 1605.06211;
 K. Simonyan, A. Zisserman: arXiv:1409.1556.
 """
 
-import argparse
 import contextlib
 import functools
 import itertools
@@ -23,22 +22,22 @@ import numpy as np
 
 import helper
 from roadseg import terminal
+from roadseg.answering.layers import Brighten, CropLike, Preprocess
 from roadseg.answering.network import Predictor
-from roadseg.command_line import HelpFormatter, at_least, exit_status, positive_rate
+from roadseg.command_line import exit_status
 from roadseg.data import vgg_weights
-from roadseg.data.augmentation import VGG_MEAN_RGB
 from roadseg.data.check import check_samples, data_digest, files_below
-from roadseg.data.class_weights import WEIGHT_KINDS, weigh_classes
-from roadseg.data.datasets import DATASETS, FCN_8S, JOINT, row_of, with_shapes
-from roadseg.data.light import LUMINANCE_RGB
+from roadseg.data.class_weights import weigh_classes
+from roadseg.data.datasets import FCN_8S, JOINT, row_of, with_shapes
 from roadseg.data.pictures import VOID
 from roadseg.devices import ONE_DEVICE, joined
-from roadseg.engine import FLOAT32, PRECISIONS, answering_precision, keras, warn_about_idle_gpu
+from roadseg.engine import FLOAT32, answering_precision, keras, warn_about_idle_gpu
 from roadseg.errors import LossError, MemoryShortError, StopRequest, UserError
 from roadseg.files import read_json
 from roadseg.page.results import write_results
 from roadseg.stopping import Stopping
-from roadseg.training import budget, checkpoint, plan, run_folder
+from roadseg.training import budget, checkpoint, plan
+from roadseg.training.arguments import parse_arguments
 from roadseg.training.trainer import TRAINING_COST, Training, disk_error, tell, train_epoch
 from roadseg.training.validation import make_validate
 
@@ -104,107 +103,7 @@ class Recipe:
 RECIPE = Recipe()
 
 
-# --- command line ---------------------------------------------------------------------------------
-
-
-def parse_arguments(arguments=None):
-    """Read the command line. Wrong usage ends the program with status 2.
-
-    A run that is there already gives its settings to the flags that are not.
-    """
-    parser = argparse.ArgumentParser(
-        description="Train FCN-8s on VGG16 to find the road in a picture.",
-        epilog="--image-shape and --epochs have a default of their own for each data set.",
-        formatter_class=HelpFormatter,
-    )
-    add, whole, rate, path = parser.add_argument, at_least(1), positive_rate, Path
-    vgg, shape = "conv|full|none|PATH", ("H", "W")
-    precisions = ["auto", *PRECISIONS]
-    sets = f"auto, {', '.join(DATASETS)}, or folder:DIR in the data folder; several are joined"
-    weights = "rare classes weigh more in the loss; default: of the data set, none"
-    patience = "end after N epochs without a better validation score; 0: train all epochs"
-    add("--dataset", default=["auto"], type=data_set_name, nargs="+", metavar="NAME", help=sets)
-    add("--data-dir", default="data", type=path, metavar="DIR", help="holds the data sets")
-    add("--runs-dir", default="runs", type=path, metavar="DIR", help="gets a folder for each run")
-    add("--run", metavar="NAME", help="name of the run; an old name resumes; default: the time")
-    add("--vgg", default="conv", metavar=vgg, help="weights to start on; PATH: a run or VGG16 file")
-    add("--image-shape", type=whole, nargs=2, metavar=shape, help="pixels, in training")
-    length = parser.add_mutually_exclusive_group().add_argument
-    length("--epochs", type=whole, metavar="N", help="how often each picture is seen")
-    length("--minutes", type=rate, metavar="M", help="time to train: as many epochs as fit")
-    add("--patience", default=0, type=at_least(0), metavar="N", help=patience)
-    each = f"pictures a step on each device; default: {plan.CPU_BATCH}, on a GPU {plan.GPU_BATCH}"
-    add("--batch-size", type=whole, metavar="N", help=each)
-    add("--learning-rate", default=2e-4, type=rate, metavar="R", help="the highest")
-    add("--class-weights", choices=WEIGHT_KINDS, help=weights)
-    add("--precision", default="auto", choices=precisions, help="auto: fastest, answers in float32")
-    add("--devices", type=whole, metavar="N", help="of each machine to use; default: all")
-    add("--seed", default=0, type=at_least(0), metavar="N", help="of every random number")
-    add("--limit", type=whole, metavar="N", help="use at most N pictures of each part")
-    add("--tensorboard", action="store_true", help="write its event files into RUN/tensorboard")
-    given = parser.parse_args(arguments)
-    if given.run:
-        parser.set_defaults(**run_folder.defaults_to_resume(given.runs_dir / given.run))
-    given = parser.parse_args(arguments)
-    if "auto" in given.dataset and len(given.dataset) > 1:
-        parser.error("--dataset auto: is one data set; name each that is to be joined")
-    return given
-
-
-def data_set_name(text):
-    """Check the name of a data set: auto, a key of DATASETS, or folder:DIR."""
-    name, _, folder = text.partition(":")
-    if name not in ("auto", *DATASETS) or (folder and name != "folder") or JOINT in text:
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: expected auto, {', '.join(DATASETS)}, or folder:DIR"
-        )
-    return text
-
-
 # --- VGG16 ----------------------------------------------------------------------------------------
-
-
-class Brighten(keras.layers.Layer):
-    """Brightens dark pictures by a gamma before they are answered; in training they stay dark.
-
-    luminance: mean of the lower half that they get, 0..1; gamma: its range. Pictures: [N, H, W, 3],
-    0..255.
-    """
-
-    def __init__(self, luminance, gamma, **options):
-        super().__init__(**options)
-        self.luminance, self.gamma = luminance, gamma
-
-    def call(self, picture, training=False):  # [N, H, W, 3]
-        if training:
-            return picture
-        ops = keras.ops
-        lower = picture[:, ops.shape(picture)[1] // 2 :] / 255
-        mean = ops.mean(ops.sum(lower * ops.array(LUMINANCE_RGB, "float32"), axis=-1), axis=(1, 2))
-        gamma = math.log(self.luminance) / ops.log(ops.clip(mean, 0.001, 0.99))
-        gamma = ops.clip(gamma, *self.gamma)[:, None, None, None]
-        return 255 * ops.power(picture / 255, gamma)
-
-    def compute_output_shape(self, picture_shape):
-        return picture_shape
-
-
-class Preprocess(keras.layers.Layer):
-    """RGB pictures 0..255 of any size -> what VGG16 was trained on, padded to a multiple of 32.
-
-    Blue, green, red, less the mean colour of ImageNet. The padding, below and to the right, is
-    the mean colour, which is the zero that every convolution pads with.
-    """
-
-    def call(self, picture):  # [N, H, W, 3]
-        height, width = keras.ops.shape(picture)[1:3]
-        centred = picture - keras.ops.array(VGG_MEAN_RGB, "float32")
-        padding = [[0, 0], [0, -height % 32], [0, -width % 32], [0, 0]]
-        return keras.ops.pad(keras.ops.flip(centred, axis=-1), padding)
-
-    def compute_output_shape(self, picture_shape):
-        padded = [size and size + -size % 32 for size in picture_shape[1:3]]
-        return (picture_shape[0], *padded, picture_shape[3])
 
 
 def load_vgg(weights, recipe=RECIPE, blocks=VGG_BLOCKS, head_precision=None):
@@ -259,17 +158,6 @@ def drop(x, name, rate, kind=keras.layers.Dropout):
 
 
 # --- skip layers ----------------------------------------------------------------------------------
-
-
-class CropLike(keras.layers.Layer):
-    """Cuts away below and to the right what is larger than a reference [N, H, W, anything]."""
-
-    def call(self, x, reference):
-        height, width = keras.ops.shape(reference)[1:3]
-        return x[:, :height, :width]
-
-    def compute_output_shape(self, x_shape, reference_shape):
-        return (x_shape[0], *reference_shape[1:3], x_shape[3])
 
 
 # Skip -> (layer of VGG16, whether it is fused), from coarse to fine: 1/16, 1/8, 1/4 and 1/2.

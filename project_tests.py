@@ -24,6 +24,7 @@ from PIL import Image
 
 import main
 from main import keras
+from roadseg.answering.layers import Brighten
 from roadseg.data import vgg_weights
 from roadseg.data.datasets import FCN_4S
 from roadseg.data.layouts import Sample
@@ -96,7 +97,7 @@ def test_load_vgg_reads_bytes_and_floats_alike(random):
     ],
 )
 def test_dark_pictures_are_brightened_to_be_answered_and_not_in_training(lower, upper, expected):
-    brighten = main.Brighten(0.38, (0.25, 1.0))
+    brighten = Brighten(0.38, (0.25, 1.0))
     picture = np.full((1, 10, 8, 3), upper, np.float32)
     picture[:, 5:] = lower
     assert np.abs(answer(brighten, picture)[0, 7, 3] - expected).max() < 1
