@@ -328,15 +328,7 @@ def join(found):
     by data set. Raises UserError where no class is shared.
     """
     rows = [row for row, _ in found.values()]
-    shared = [name for name in rows[0].classes if all(name in row.classes for row in rows)]
-    classes = [OTHER, *(name for name in shared if name != OTHER)]
-    if len(classes) < 2:
-        named = "; ".join(
-            f"{name} has {', '.join(row.classes)}" for name, (row, _) in found.items()
-        )
-        raise UserError(f"these data sets share no class: {named}")
-    if all(len(row.classes) == len(shared) for row in rows):
-        classes = shared
+    classes = shared_classes({name: row.classes for name, (row, _) in found.items()})
     parts = {name: regroup(row, classes) for name, (row, _) in found.items()}
 
     def find(_):
@@ -364,6 +356,20 @@ def join(found):
         parts=parts,
         **classes_of_own(classes),
     )
+
+
+def shared_classes(classes_of):
+    """Return the classes that all data sets share, "other" first where one has more.
+
+    classes_of: {name: names of its classes}. Raises UserError where none is shared.
+    """
+    first, *others = classes_of.values()
+    shared = [name for name in first if all(name in classes for classes in others)]
+    classes = [OTHER, *(name for name in shared if name != OTHER)]
+    if len(classes) < 2:
+        named = "; ".join(f"{name} has {', '.join(own)}" for name, own in classes_of.items())
+        raise UserError(f"these data sets share no class: {named}")
+    return shared if all(len(own) == len(shared) for own in classes_of.values()) else classes
 
 
 def _put_together(pairs):

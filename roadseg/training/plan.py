@@ -139,37 +139,47 @@ def open_folder(settings, lock, data_set, team, files):
     folder = run_folder.open_run(Path(settings["runs_dir"]), settings["run"])
     earlier = run_folder.earlier_settings(folder)
     decided = decide_length(folder, settings, earlier, data_set)
-    epochs = decided["epochs"]
     if run_folder.is_finished(folder, settings | decided, files):
         more = "--epochs or --patience" if run_folder.ended_early(folder, earlier) else "--epochs"
         terminal.say(f"{folder}: this run is finished; give more {more} to resume it")
         return str(folder), {}
     checkpoint.check_kept(folder)
     lock.enter_context(run_folder.lock_run(folder))
-    precision = settings["precision"]
-    together = settings["batch_size"] * team.devices
-    decided |= {
-        "pictures_a_step": earlier.get("pictures_a_step", together),
-        "skips": earlier.get("skips", settings["skips"]),
-        "training_precision": earlier.get("training_precision")
-        or (faster_precision() if precision == "auto" else precision),
-    }
-    for name in ("git_commits", "command_lines"):
-        decided[name] = earlier.get(name, []) + settings[name]
-    if earlier.get("epochs") and earlier["epochs"] < epochs:
-        terminal.say(
-            f"{folder}: {epochs} epochs instead of {earlier['epochs']}: the learning rate rises "
-            f"again, and the result differs from a run planned with {epochs}"
-        )
+    decided |= decide_steps(settings, earlier, team)
     run_folder.note_settings(folder, settings | decided)
     write_json(run_folder.data_path(folder), files)
     if settings["tensorboard"]:
         event_files.prepare(folder)
     (folder / "metrics.json").unlink(missing_ok=True)  # of fewer epochs: it would seem finished
+    tell_length(folder, settings | decided, earlier)
+    return str(folder), decided
+
+
+def decide_steps(settings, earlier, team):
+    """Decide how a run takes its steps, and note which program takes them.
+
+    earlier: its settings so far, which it keeps. Returns settings.
+    """
+    precision, together = settings["precision"], settings["batch_size"] * team.devices
+    return {
+        "pictures_a_step": earlier.get("pictures_a_step", together),
+        "skips": earlier.get("skips", settings["skips"]),
+        "training_precision": earlier.get("training_precision")
+        or (faster_precision() if precision == "auto" else precision),
+    } | {name: earlier.get(name, []) + settings[name] for name in ("git_commits", "command_lines")}
+
+
+def tell_length(folder, settings, earlier):
+    """Print how long a run trains; earlier: its settings so far."""
+    epochs, before = settings["epochs"], earlier.get("epochs")
+    if before and before < epochs:
+        terminal.say(
+            f"{folder}: {epochs} epochs instead of {before}: the learning rate rises again, and "
+            f"the result differs from a run planned with {epochs}"
+        )
     shapes = " and ".join("x".join(map(str, shape)) for shape in settings["image_shapes"])
     length = f"{epochs} epochs" if epochs else f"{settings['minutes']:g} minutes"
     terminal.say(f"run: {folder}, {length}, pictures of {shapes} pixels")
-    return str(folder), decided
 
 
 def tell_plan(job, network):
