@@ -31,7 +31,7 @@ from roadseg.data.class_weights import weigh_classes
 from roadseg.data.datasets import FCN_8S, JOINT, row_of, with_shapes
 from roadseg.data.pictures import VOID
 from roadseg.devices import ONE_DEVICE, joined
-from roadseg.engine import FLOAT32, answering_precision, keras, warn_about_idle_gpu
+from roadseg.engine import FLOAT32, keras, scoring_precision, warn_about_idle_gpu
 from roadseg.errors import LossError, MemoryShortError, StopRequest, UserError
 from roadseg.files import read_json
 from roadseg.page.results import write_results
@@ -423,7 +423,7 @@ def build_networks(weights, job):
     Returns (the first, on all devices; the second, on those of this process): the same one where
     neither devices nor precision differ.
     """
-    training, answering = job.settings["training_precision"], answering_precision(job.settings)
+    training, answering = job.settings["training_precision"], scoring_precision(job.settings)
     build = functools.partial(
         build_network, weights, job.settings, job.recipe, len(job.data_set.classes)
     )
@@ -497,7 +497,7 @@ def load_network(folder, precision=None):
         raise UserError(f"{weights}: not found; train an epoch, or resume the run to restore it")
     try:
         data_set, recipe = row_of(settings), read_recipe(settings)
-        precision = precision or answering_precision(settings)
+        precision = precision or scoring_precision(settings)
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{folder}: trained by another version of this program ({error})"

@@ -5,6 +5,7 @@
     python project_tests.py -m jax          those on JAX, where it is installed
     python project_tests.py -m browser      those in Chromium, with selenium, where it is installed
     python project_tests.py -m export       those of exported networks, with requirements-export.txt
+    python project_tests.py -m demo         those of demo.py, with requirements-demo.txt
     python project_tests.py -k layers       those with "layers" in their name
 
 Here stand those of the network, layer by layer; the others in tests/.

@@ -65,7 +65,7 @@ def faster_precision(size=None, seconds=ROUND_SECONDS):
     return BFLOAT16 if rounded > WORTH_ROUNDING * exact else FLOAT32
 
 
-def answering_precision(settings):
+def scoring_precision(settings):
     """Return the precision of a run's network in validation and scoring.
 
     "auto" is float32: the same answer on every machine and for every batch size.
@@ -76,7 +76,7 @@ def answering_precision(settings):
 def noted_precision(settings):
     """Return BFLOAT16 where a run's settings note it for predict.py and it is faster here.
 
-    Else None: that of `answering_precision`.
+    Else None: that of `scoring_precision`.
     """
     noted = settings.get("answering_precision") or {}
     if noted.get("chosen") != BFLOAT16:

@@ -78,9 +78,12 @@ class Dataset:
 
     @property
     def subject(self):
-        """The index of the class whose probability is written: the road, or the last there is."""
+        """The index of the class whose probability is written.
+
+        Of two it is the second, which is scored and painted; of more the road, or the last.
+        """
         names = [name.casefold() for name in self.classes]
-        return names.index("road") if "road" in names else len(names) - 1
+        return names.index("road") if "road" in names and len(names) > 2 else len(names) - 1
 
     @property
     def legend(self):

@@ -96,12 +96,6 @@ def calibration_text(calibration):
     )
 
 
-def horizon_row(calibration):
-    """Return the row (float, 0 is the upper edge) of the horizon straight ahead."""
-    ahead = project_road(calibration)[:, 2]
-    return ahead[1] / ahead[2] - 1
-
-
 def make_sun(generator):
     """Draw a unit vector [3] towards the sun, road frame."""
     turn, rise = generator.uniform((0, 0.5), (2 * np.pi, 1.1))

@@ -15,9 +15,14 @@ class Chart:
     curves: dict  # style of template.html -> [(x, y)]; a single point is a dot
 
 
+def score_column(rows):
+    """Return the column of log.csv that chooses the best epoch, a key of SCORES."""
+    return "val_max_f" if rows[0]["val_max_f"] else "val_iou"
+
+
 def charts_by_epoch(rows):
     """Return the charts of log.csv's rows."""
-    score = "val_max_f" if rows[0]["val_max_f"] else "val_iou"
+    score = score_column(rows)
     losses, val_losses, scores = (
         [(int(row["epoch"]), float(row[name])) for row in rows]
         for name in ("loss", "val_loss", score)

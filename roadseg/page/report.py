@@ -7,7 +7,7 @@ from pathlib import Path
 from roadseg.data.datasets import row_of
 from roadseg.errors import UserError
 from roadseg.files import read_json, write_text
-from roadseg.page.charts import charts_by_epoch, charts_of_road
+from roadseg.page.charts import SCORES, charts_by_epoch, charts_of_road, score_column
 from roadseg.scoring.metrics import CLASS_SCORES, largest_confusions, row_shares
 from roadseg.training import run_folder
 
@@ -79,7 +79,8 @@ def _cards(metrics, rows):
     if "calibration" in metrics:
         cards.append(("calibration error", metrics["calibration"]["expected_calibration_error"]))
     if not cards and rows:
-        cards = [("best F1 so far", max(float(row["val_max_f"] or 0) for row in rows))]
+        score = score_column(rows)
+        cards = [(f"best {SCORES[score]} so far", max(float(row[score]) for row in rows))]
     return cards
 
 

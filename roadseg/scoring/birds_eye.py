@@ -11,7 +11,6 @@ from roadseg.data import calibration_files
 X_METRES = (-10.0, 10.0)
 Z_METRES = (6.0, 46.0)
 CELL_METRES = 0.05
-SHAPE = (800, 400)  # cells
 
 
 def find_places(calibration, height, width):

@@ -40,7 +40,12 @@ def parse_arguments(arguments=None):
     add("--batch-size", type=whole, metavar="N", help=each)
     add("--learning-rate", default=2e-4, type=rate, metavar="R", help="the highest")
     add("--class-weights", choices=WEIGHT_KINDS, help=weights)
-    add("--precision", default="auto", choices=precisions, help="auto: fastest, answers in float32")
+    add(
+        "--precision",
+        default="auto",
+        choices=precisions,
+        help="auto: trains in the fastest, scores in float32",
+    )
     add("--devices", type=whole, metavar="N", help="of each machine to use; default: all")
     add("--seed", default=0, type=at_least(0), metavar="N", help="of every random number")
     add("--limit", type=whole, metavar="N", help="use at most N pictures of each part")

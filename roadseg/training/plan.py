@@ -127,7 +127,7 @@ def decide_length(folder, settings, earlier, data_set):
 
 
 def open_folder(settings, lock, data_set, team, files):
-    """Open the run's folder.
+    """Make a run's folder ready to train in, and note its settings, unless the run is finished.
 
     lock: ExitStack that then keeps other processes away from it; data_set: its row of DATASETS;
     team: that trains; files: of `check.files_below`. Returns (its path as text, settings to keep:

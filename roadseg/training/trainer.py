@@ -120,7 +120,7 @@ class Training:
         self.saving_seconds = self.saved_at - started
 
     def save_epoch(self, epochs):
-        """Save at an epoch's end: the last one's, or when saving takes SAVING_SHARE of the time.
+        """Save at an epoch's end, if that takes less than SAVING_SHARE of the time or is the last.
 
         epochs: those to train. Several processes, which could disagree, save each epoch.
         """
@@ -189,7 +189,7 @@ class Training:
         self.pending.clear()
 
     def finish_epoch(self, validate):
-        """Validate the network and save its weights if they are the best. Returns a log row.
+        """Validate the network and keep its weights if they are the best. Returns a log row.
 
         validate: function () -> Tally, called by process 0 alone.
         """

@@ -264,10 +264,17 @@ def test_wrong_camvid_gives_one_line_that_names_the_file(spoil, camvid, capsys):
     assert name in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_classes_are_read_without_the_mark_of_notepad_and_found_by_any_letter_case(tmp_path):
-    (tmp_path / "classes.txt").write_text("Ground\nROAD\nSky\n", encoding="utf-8-sig")
+@pytest.mark.parametrize(
+    ("classes", "subject"),
+    [(("Ground", "ROAD", "Sky"), 1), (("road", "ground"), 1), (("mud", "ice", "sky"), 2)],
+)
+def test_classes_are_read_without_the_mark_of_notepad_and_found_by_any_letter_case(
+    classes, subject, tmp_path
+):
+    """Written is the probability of the road; of two classes, of the one that is painted."""
+    (tmp_path / "classes.txt").write_text("\n".join(classes), encoding="utf-8-sig")
     _, row, _ = helper.prepare_data_set("folder", tmp_path)
-    assert row.classes == ("Ground", "ROAD", "Sky") and row.subject == 1
+    assert row.classes == classes and row.subject == subject
 
 
 @pytest.mark.parametrize("name", ["kitti", "synthetic"])

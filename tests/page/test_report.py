@@ -82,6 +82,17 @@ def test_a_report_of_more_classes_has_a_row_and_a_colour_for_each(trained_on_cam
     assert all(page.texts.count(name) >= 2 for name in DATASETS["camvid"].classes)
 
 
+def test_the_report_of_a_run_of_more_classes_that_goes_on_shows_its_best_mean_iou(
+    trained_on_camvid, tmp_path
+):
+    shutil.copy(trained_on_camvid / "settings.json", tmp_path)
+    header = "epoch,seconds,loss,val_loss,val_iou,val_max_f,learning_rate,returns"
+    rows = ("1,9,0.5,0.6,41.5,,0.1,0", "2,9,0.4,0.5,52.25,,0.1,0", "3,9,0.4,0.5,50,,0.1,0")
+    (tmp_path / "log.csv").write_text("\n".join([header, *rows]) + "\n")
+    texts = PageReader(page_of.write(tmp_path).read_text()).texts
+    assert "52.25" in texts[texts.index("best Mean IoU so far") :][:3]
+
+
 def test_the_report_says_what_is_taken_for_what(tmp_path):
     names = ["building", "pole", "sky", "bus"]
     settings = {"dataset": "folder", "labels": "", "classes": names}
