@@ -107,6 +107,7 @@ def make_job(folder, image_shape, precision, split=None):
         "image_shapes": [list(image_shape)],
         "precision": "auto",
         "training_precision": precision,
+        "head_precision": precision,
         "recipe": dataclasses.asdict(RECIPE),
     }
     return Job(folder, settings, DATASETS["synthetic"], split, RECIPE, ONE_DEVICE)

@@ -12,7 +12,6 @@ K. Simonyan, A. Zisserman: arXiv:1409.1556.
 
 import contextlib
 import functools
-import itertools
 import math
 import sys
 from dataclasses import asdict, dataclass, fields
@@ -42,9 +41,6 @@ from roadseg.training.trainer import TRAINING_COST, Training, disk_error, tell, 
 from roadseg.training.validation import make_validate
 
 VGG_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # (convolutions, channels) each
-# In bfloat16, oneDNN fills the gradient of what fc6's kernel never sees of smaller pictures with
-# whatever lies in memory, up to 1e38 (TensorFlow 2.21).
-LEAST_SIDE_ROUNDED = 128  # pixels
 
 
 # --- recipe ---------------------------------------------------------------------------------------
@@ -437,9 +433,8 @@ def build_networks(weights, job):
 def build_network(weights, settings, recipe, num_classes, precision):
     """Build the network of a run; precision: of PRECISIONS, for all that may be rounded."""
     keras.config.set_dtype_policy(precision)
-    least = min(itertools.chain(*settings["image_shapes"]))
-    head_precision = None if least >= LEAST_SIDE_ROUNDED else FLOAT32
-    vgg = load_vgg(weights, recipe, head_precision=head_precision)
+    is_rounded = settings.get("head_precision") == precision  # earlier runs don't say
+    vgg = load_vgg(weights, recipe, head_precision=None if is_rounded else FLOAT32)
     return layers(vgg, num_classes, recipe, settings.get("skips", FCN_8S))
 
 

@@ -131,9 +131,9 @@ class RoadFinder:
 
     def answer(self, items, read):
         """Answer many items, ahead of time: `predictor.predict_ahead`."""
-        batch_size, shape, shrink = predictor.PREDICTION_BATCH, self.choose_shape, self.shrink
+        batch_size = predictor.PREDICTION_BATCH // self.at_once
         return predictor.predict_ahead(
-            self.predict, items, read, shape, batch_size, shrink, self.at_once
+            self.predict, items, read, self.choose_shape, batch_size, self.shrink, self.at_once
         )
 
     def choose_shape(self, shape):

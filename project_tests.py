@@ -27,10 +27,11 @@ import main
 from main import keras
 from roadseg.answering.layers import Brighten
 from roadseg.data import vgg_weights
-from roadseg.data.datasets import FCN_4S
+from roadseg.data.datasets import FCN_4S, FCN_8S
 from roadseg.data.layouts import Sample
 from roadseg.data.pictures import VOID, read_image, read_label
-from roadseg.training import checkpoint
+from roadseg.devices import ONE_DEVICE
+from roadseg.training import checkpoint, plan
 from tests.by_hand import losses_by_hand, patchwork_labels, weights_by_hand
 from tests.small import (
     HERE,
@@ -147,13 +148,27 @@ def test_what_fc6_never_sees_of_a_small_picture_stays_as_it_is_in_bfloat16(bfloa
 
 
 @pytest.mark.parametrize(
-    ("shapes", "precision"),
-    [([[160, 576]], "bfloat16"), ([[96, 320]], "float32"), ([[160, 576], [288, 96]], "float32")],
+    ("shapes", "training", "head"),
+    [
+        ([[160, 576]], "mixed_bfloat16", "mixed_bfloat16"),
+        ([[160, 576], [288, 96]], "mixed_bfloat16", "float32"),
+        ([[160, 576]], "mixed_float16", "float32"),
+    ],
 )
-def test_fc6_is_rounded_where_its_kernel_sees_all_of_itself(narrow_vgg, shapes, precision):
-    settings, weights = {"image_shapes": shapes}, vgg_weights.read(str(narrow_vgg), HERE)
-    network = main.build_network(weights, settings, SMALL_RECIPE, 2, "mixed_bfloat16")
-    assert network.get_layer("fc6").compute_dtype == precision
+def test_fc6_is_rounded_in_new_runs_whose_pictures_show_its_kernel_all_of_itself(
+    narrow_vgg, shapes, training, head
+):
+    """What a run has begun with it keeps; one that does not say began in float32."""
+    new = {"image_shapes": shapes, "precision": training, "batch_size": 4, "skips": FCN_8S}
+    new |= {"git_commits": [], "command_lines": []}
+    decided = plan.decide_steps(new, {}, ONE_DEVICE)
+    assert decided["head_precision"] == head
+    assert plan.decide_steps(new | {"image_shapes": [[32, 32]]}, decided, ONE_DEVICE) == decided
+    weights = vgg_weights.read(str(narrow_vgg), HERE)
+    for settings, expected in ((decided, head), ({}, "float32")):
+        network = main.build_network(weights, settings, SMALL_RECIPE, 2, training)
+        assert network.get_layer("fc6").dtype_policy.name == expected
+        assert network.get_layer("block5_conv3").dtype_policy.name == training
 
 
 # --- skip layers ----------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import numpy as np
 
 import helper
 from roadseg.answering import painting, predictor
-from roadseg.data.pictures import resample
+from roadseg.data.pictures import bytes_of, resample
 from tests.small import KITTI
 
 PAIR_BYTES = 4 * 96 * 320  # a picture and its label
@@ -30,6 +30,12 @@ def test_pictures_that_do_not_fit_are_streamed_in_flat_memory(drawn, monkeypatch
     assert count == len(samples)
     assert used[100] > 90 * PAIR_BYTES, used
     assert max(used.values()) < used[200] + 20 * PAIR_BYTES, used
+
+
+def test_all_arrays_of_a_batch_count():
+    """Pictures that wait in lists of tuples are those that must not fill the memory."""
+    picture, probabilities = np.zeros((2, 3, 3), np.uint8), np.zeros((1, 2, 2), np.float32)
+    assert bytes_of(([("name", picture), ("other", picture)], probabilities)) == 18 + 18 + 16
 
 
 def test_many_classes_are_enlarged_one_at_a_time(random):

@@ -78,15 +78,15 @@ def load_openvino(path):
 
 
 def answer_openvino(model):
-    starting = threading.Lock()  # batches may come at the same time
-    start = functools.cache(functools.partial(start_openvino, model))
+    @functools.cache
+    def start(streams, process):  # a forked process has none of the threads
+        return start_openvino(model, streams)
 
     def answer(pictures):
-        with starting:
-            answer_all = start(1 if len(pictures) == 1 else STREAMS)
+        answer_all = start(1 if len(pictures) == 1 else STREAMS, os.getpid())
         return np.concatenate([*answer_all(np.split(pictures, len(pictures)))])
 
-    start(1)  # a file that can't be compiled fails here
+    start(1, os.getpid())  # a file that can't be compiled fails here
     return answer
 
 

@@ -171,9 +171,10 @@ def next_of(items, count):
 
 
 def bytes_of(result):
-    """Return the size of an array, or of all arrays in a tuple; 0 for anything else."""
-    parts = result if isinstance(result, tuple) else (result,)
-    return sum(part.nbytes for part in parts if isinstance(part, np.ndarray))
+    """Return the size of an array, or of all arrays in tuples and lists; 0 for anything else."""
+    if isinstance(result, tuple | list):
+        return sum(map(bytes_of, result))
+    return result.nbytes if isinstance(result, np.ndarray) else 0
 
 
 def decode_label(values, table, path, class_list=None):

@@ -12,13 +12,29 @@ from roadseg.data import vgg_weights
 from roadseg.data.datasets import JOINT, Dataset
 from roadseg.data.layouts import Sample, subsample
 from roadseg.devices import Team
-from roadseg.engine import device_kind, device_names, expected_seconds, faster_precision, keras
+from roadseg.engine import (
+    BFLOAT16,
+    FLOAT32,
+    device_kind,
+    device_names,
+    expected_seconds,
+    faster_precision,
+    keras,
+)
 from roadseg.errors import UserError
 from roadseg.files import write_json
 from roadseg.training import checkpoint, event_files, run_folder
 
 GPU_EPOCHS_FACTOR = 3  # x Dataset.epochs, which suit a CPU; the last gains are slow
+# In bfloat16, oneDNN fills the gradient of what fc6's kernel never sees of smaller pictures with
+# whatever lies in memory, up to 1e38 (TensorFlow 2.21).
+LEAST_SIDE_ROUNDED = 128  # pixels
 CPU_BATCH, GPU_BATCH = 4, 16  # pictures a step; fewer leave a GPU waiting (experiments/log.md)
+
+
+# Settings that a run keeps when it resumes, and those that each command line adds to.
+KEPT = ("pictures_a_step", "skips", "head_precision")
+GROWING = ("git_commits", "command_lines")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,13 +176,18 @@ def decide_steps(settings, earlier, team):
 
     earlier: its settings so far, which it keeps. Returns settings.
     """
-    precision, together = settings["precision"], settings["batch_size"] * team.devices
+    precision = earlier.get("training_precision") or settings["precision"]
+    precision = faster_precision() if precision == "auto" else precision
+    is_seen = min(map(min, settings["image_shapes"])) >= LEAST_SIDE_ROUNDED
+    head = BFLOAT16 if precision == BFLOAT16 and is_seen and not earlier else FLOAT32
     return {
-        "pictures_a_step": earlier.get("pictures_a_step", together),
-        "skips": earlier.get("skips", settings["skips"]),
-        "training_precision": earlier.get("training_precision")
-        or (faster_precision() if precision == "auto" else precision),
-    } | {name: earlier.get(name, []) + settings[name] for name in ("git_commits", "command_lines")}
+        "pictures_a_step": settings["batch_size"] * team.devices,
+        "skips": settings["skips"],
+        "training_precision": precision,
+        "head_precision": head,
+        **{name: earlier[name] for name in KEPT if name in earlier},
+        **{name: earlier.get(name, []) + settings[name] for name in GROWING},
+    }
 
 
 def tell_length(folder, settings, earlier):

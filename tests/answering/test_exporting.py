@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -127,6 +128,26 @@ def test_an_exported_network_answers_as_predict_does(form, trained, random, tmp_
             np.testing.assert_array_equal(own, np.rint(255 * found[..., 1]))
             mask = np.asarray(Image.open(tmp_path / "own" / f"{number}_mask.png"))
             np.testing.assert_array_equal(mask, found[..., 1] >= 0.5)
+
+
+FORKED = """
+import os, sys, numpy, pathlib, predict
+find_road = predict.load(pathlib.Path(sys.argv[1]))
+picture = numpy.arange(36000, dtype=numpy.uint8).reshape(100, 120, 3)
+before = find_road(picture)
+if os.fork() == 0:
+    os._exit(not (find_road(picture) == before).all())
+sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("form", [needs_packages("openvino")])
+def test_a_forked_process_answers_as_well(form, trained, tmp_path):
+    """As `multiprocessing` and servers fork, which load a network before."""
+    output = tmp_path / FORMATS[form].file_name
+    assert run_export(trained, "--format", form, "--output", output) == 0
+    subprocess.run([sys.executable, "-c", FORKED, output], check=True, cwd=HERE, timeout=60)
 
 
 ROUNDED = [pytest.param(*key, marks=needs_packages(key[0]).marks) for key in rounding.ROUND]

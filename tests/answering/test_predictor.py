@@ -45,10 +45,11 @@ def test_a_picture_has_the_same_probabilities_alone_in_a_batch_and_in_validation
         np.testing.assert_allclose(one, three, atol=1e-4)
 
 
-def test_batches_that_are_answered_at_the_same_time_come_in_order(random):
+def test_batches_that_are_answered_at_the_same_time_come_in_order(random, monkeypatch):
     """The second and the third wait for each other; a picture's answer is its mean."""
     pictures = random.integers(0, 256, (12, 8, 16, 3), dtype=np.uint8)
     both_are_here = threading.Barrier(2, timeout=20)
+    monkeypatch.setattr("roadseg.data.pictures.WORKERS", 2)
 
     def predict(batch):
         if any(np.array_equal(batch[0], pictures[number]) for number in (3, 6)):
