@@ -2,6 +2,7 @@
 
     python bench.py                      a table on the terminal
     python bench.py --json bench.json    and as JSON, with each table as CSV beside it
+    python bench.py --part training      that table alone, in a few minutes
 
 All are measured in turn, ROUNDS times, in one process: only ratios of such figures are reliable.
 Nothing is downloaded: the pictures are drawn, the head on ImageNet's VGG16 is untrained. Exported
@@ -93,6 +94,9 @@ def parse_arguments(arguments=None):
     """Read the command line. Exits with status 2 on wrong usage."""
     parser = argparse.ArgumentParser(description="Measure the throughput of the real functions.")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    parser.add_argument(
+        "--part", choices=("training", "prediction"), help="the table to measure; default: both"
+    )
     return parser.parse_args(arguments)
 
 
@@ -365,16 +369,19 @@ def training_things(state, get_batches_fn, validate, precision):
     }
 
 
-def measure_training(folder, data, precision):
-    """Measure the parts of training.
+def measure_training(folder, data, machine):
+    """Measure the parts of training. Returns rows of the table, dicts.
 
-    Returns (rows of the table, dicts; seconds to build the network, compile and take a step).
+    data: of `draw_data`; machine: gets the seconds to build the network, compile and take a step,
+    and the memory in use.
     """
-    started = time.perf_counter()
+    precision, started = machine["training precision"], time.perf_counter()
     things = training_things(*start_training(folder, data, precision), precision)
     seconds = time.perf_counter() - started
+    machine["seconds to build, compile and take a step"] = round(seconds, 1)
     figures = measure(things)
-    rows = [
+    machine["most memory in use on the GPU, bytes"] = gpu_memory().get("peak_bytes_in_use")
+    return [
         {
             "what": name,
             "pictures a second": rate,
@@ -383,13 +390,17 @@ def measure_training(folder, data, precision):
         }
         for name, rate in figures.items()
     ]
-    return rows, seconds
 
 
-def measure_prediction(folder, data):
-    """Measure all NETWORKS, in turn. Yields rows of the table, dicts; data: of `draw_data`."""
+def measure_prediction(folder, data, _):
+    """Measure all NETWORKS, in turn. Returns rows of the table, dicts; data: of `draw_data`."""
     folder.mkdir()
     figures = measure(prediction_things(folder, data))
+    return list(prediction_rows(figures))
+
+
+def prediction_rows(figures):
+    """Yield the rows of measured things."""
     for (name, precision, shape, what), rate in figures.items():
         alone = figures[name, precision, NETWORK_SHAPE, ALONE]
         limit = figures.get((KERAS, precision, NETWORK_SHAPE, LIMIT))
@@ -402,6 +413,9 @@ def measure_prediction(folder, data):
             "of the network alone": rate / alone,
             "of the machine's peak": rate / limit if limit else None,
         }
+
+
+PARTS = {"training": measure_training, "prediction": measure_prediction}
 
 
 def text(value):
@@ -420,14 +434,12 @@ def bench(arguments, stopping):
         "devices": keras.distribution.list_devices(),
         "versions": {name: metadata.version(name) for name in ("keras", keras.backend.backend())},
     }
-    machine["training precision"] = precision = faster_precision()
+    machine["training precision"] = faster_precision()
     with tempfile.TemporaryDirectory() as folder, stopping.removing(folder):
-        data = draw_data(Path(folder) / "data")
-        training, seconds = measure_training(Path(folder) / "training", data, precision)
-        machine["seconds to build, compile and take a step"] = round(seconds, 1)
-        machine["most memory in use on the GPU, bytes"] = gpu_memory().get("peak_bytes_in_use")
-        prediction = list(measure_prediction(Path(folder) / "prediction", data))
-    parts = {"training": training, "prediction": prediction}
+        data, parts = draw_data(Path(folder) / "data"), {}
+        for name, measure_part in PARTS.items():
+            if arguments.part in (name, None):
+                parts[name] = measure_part(Path(folder) / name, data, machine)
     print(*(f"{name}: {value}" for name, value in machine.items()), sep="\n")
     if arguments.json:
         write_json(arguments.json, {"machine": machine} | parts)

@@ -219,3 +219,14 @@ def test_a_rate_is_pictures_over_seconds(monkeypatch):
     monkeypatch.setattr(bench.time, "perf_counter", lambda: next(clock))
     calls = []
     assert bench.rate_of(lambda: calls.append(0), 3) == 3 * (len(calls) - 1) / len(calls)
+
+
+def test_one_part_is_measured_alone(measured, monkeypatch, tmp_path, capsys):
+    parts = dict.fromkeys(bench.PARTS, lambda *_: pytest.fail("measured"))
+    parts["training"] = lambda *_: [{"what": "steps", "pictures a second": 2.0}]
+    monkeypatch.setattr(bench, "PARTS", parts)
+    words = ["--part", "training", "--json", str(tmp_path / "bench.json")]
+    assert bench.main(words) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench_training.csv"]
+    assert json.loads((tmp_path / "bench.json").read_text()).keys() == {"machine", "training"}
+    assert "prediction" not in capsys.readouterr().out
