@@ -16,7 +16,7 @@ SHARE_OF_MEMORY = 0.25  # of the GPU's, at most, likewise
 def belongs_on_device(pixels, team):
     """Return whether a data set of so many pixels is to stay on the device: on one GPU only.
 
-    On two processor cores threads augment 80 times as fast as the network trains (docs/speed.md).
+    On two processor cores threads augment 60 times as fast as the network trains (docs/speed.md).
     """
     is_one_gpu = device_kind() != "cpu" and team.devices == 1
     memory = gpu_memory().get("bytes_limit", math.inf)
