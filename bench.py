@@ -94,9 +94,7 @@ def parse_arguments(arguments=None):
     """Read the command line. Exits with status 2 on wrong usage."""
     parser = argparse.ArgumentParser(description="Measure the throughput of the real functions.")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
-    parser.add_argument(
-        "--part", choices=("training", "prediction"), help="the table to measure; default: both"
-    )
+    parser.add_argument("--part", choices=PARTS, help="the table to measure; default: both")
     return parser.parse_args(arguments)
 
 

@@ -113,7 +113,8 @@ class RoadFinder:
                 "a run"
             )
         opened = open_file(path) if is_exported else open_run(path, precision)
-        self.predict, self.data_set, trained_shapes, self.shrink, self.at_once = opened
+        self.predict, self.data_set, trained_shapes, self.shrink = opened
+        self.at_once = runtimes.RUNTIMES[path.suffix].at_once if is_exported else 1
         if thorough:
             self.predict = predictor.thoroughly(self.predict, self.data_set.mirrored)
         self.scale, self.trained_shape = scale, predictor.nearest_shape(trained_shapes)
@@ -146,8 +147,7 @@ class RoadFinder:
 def open_run(folder, precision):
     """Open a run.
 
-    Returns (predict function, row of its data set, shapes in training, how pictures get these, how
-    many batches are answered at the same time).
+    Returns (predict function, row of its data set, shapes in training, how pictures get these).
     """
     from main import load_run  # brings Keras, which an exported network does without
     from roadseg import engine
@@ -155,7 +155,7 @@ def open_run(folder, precision):
     if precision == AUTO:
         precision = engine.noted_precision(read_json(folder / "settings.json"))
     predict, data_set, settings = load_run(folder, precision)
-    return predict.in_tiles(), data_set, settings["image_shapes"], resample, 1
+    return predict.in_tiles(), data_set, settings["image_shapes"], resample
 
 
 def open_file(path):
@@ -167,8 +167,7 @@ def open_file(path):
     answer, description = runtimes.open_exported(path)
     is_exact = description["precision"] == FLOAT32
     shapes = None if is_exact else description["image_shapes"]
-    at_once = runtimes.RUNTIMES[path.suffix].at_once
-    return predictor.in_parts(answer), row_of(description), shapes, resize, at_once
+    return predictor.in_parts(answer), row_of(description), shapes, resize
 
 
 def load(run=None):

@@ -36,16 +36,12 @@ def parse_arguments(arguments=None):
     length("--epochs", type=whole, metavar="N", help="how often each picture is seen")
     length("--minutes", type=rate, metavar="M", help="time to train: as many epochs as fit")
     add("--patience", default=0, type=at_least(0), metavar="N", help=patience)
+    fastest = "auto: trains in the fastest, scores in float32"
     each = f"pictures a step on each device; default: {plan.CPU_BATCH}, on a GPU {plan.GPU_BATCH}"
     add("--batch-size", type=whole, metavar="N", help=each)
     add("--learning-rate", default=2e-4, type=rate, metavar="R", help="the highest")
     add("--class-weights", choices=WEIGHT_KINDS, help=weights)
-    add(
-        "--precision",
-        default="auto",
-        choices=precisions,
-        help="auto: trains in the fastest, scores in float32",
-    )
+    add("--precision", default="auto", choices=precisions, help=fastest)
     add("--devices", type=whole, metavar="N", help="of each machine to use; default: all")
     add("--seed", default=0, type=at_least(0), metavar="N", help="of every random number")
     add("--limit", type=whole, metavar="N", help="use at most N pictures of each part")

@@ -30,8 +30,6 @@ GPU_EPOCHS_FACTOR = 3  # x Dataset.epochs, which suit a CPU; the last gains are 
 # whatever lies in memory, up to 1e38 (TensorFlow 2.21).
 LEAST_SIDE_ROUNDED = 128  # pixels
 CPU_BATCH, GPU_BATCH = 4, 16  # pictures a step; fewer leave a GPU waiting (experiments/log.md)
-
-
 # Settings that a run keeps when it resumes, and those that each command line adds to.
 KEPT = ("pictures_a_step", "skips", "head_precision")
 GROWING = ("git_commits", "command_lines")
