@@ -36,7 +36,7 @@ USAGE = {
     "export": """[-h] [--run RUN] --format {saved_model,onnx,litert,openvino}
         [--precision {float32,float16,int8}] [--accept-loss] [--data-dir DIR] [--output PATH]""",
     "report": """[-h] RUN""",
-    "bench": """[-h] [--json FILE]""",
+    "bench": """[-h] [--json FILE] [--part {training,prediction}]""",
     "demo": """[-h] [--run RUN] [--host ADDRESS] [--port N]""",
 }
 # What is typed -> what is read: first without any flag, then with all of them.
@@ -67,8 +67,8 @@ READ = {
     "--output o": """run='first', format='onnx', precision='int8', accept_loss=True,
         data_dir=Path('d'), output=Path('o')""",
     "report first": "run='first'",
-    "bench": "json=None",
-    "bench --json b.json": "json=Path('b.json')",
+    "bench": "json=None, part=None",
+    "bench --json b.json --part training": "json=Path('b.json'), part='training'",
     "demo": "run=None, host='127.0.0.1', port=7860",
     "demo --run a.onnx --host 0.0.0.0 --port 80": "run='a.onnx', host='0.0.0.0', port=80",
 }
@@ -119,6 +119,7 @@ def test_what_is_typed_and_what_is_not_is_read_as_this(words, tmp_path, monkeypa
         "export first --format onnx",
         "report",
         "bench first",
+        "bench --part all",
         "demo --share",
         "demo --port 0",
     ],
