@@ -78,9 +78,8 @@ def check_kept(folder):
 def save(folder, arrays, progress):
     """Save a state and delete all but the last two.
 
-    folder: of the run; arrays: {name: array}; progress: Progress; its `saves` is incremented.
+    folder: of the run; arrays: {name: array}; progress: Progress, whose `saves` counts this one.
     """
-    progress.saves += 1
     path = manifest_path(folder).with_name(f"state_{progress.saves:06d}.npz")
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, lambda temporary: np.savez(temporary, **arrays))

@@ -4,9 +4,11 @@ On the CPU an interrupted run ends with the same weights as an uninterrupted one
 `BackupAndRestore` is not atomic and does not save the best epoch or the random state.
 """
 
+import copy
 import dataclasses
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -17,7 +19,7 @@ from roadseg.training import checkpoint, run_folder
 from roadseg.training.steps import StepsAhead, take_step
 
 SAVE_SECONDS = 180  # between checkpoints within an epoch
-SAVING_SHARE = 0.02  # of the time, at most, that checkpoints between epochs take
+SAVING_SHARE = 0.02  # of the time, at most, that checkpoints between epochs are waited for
 MAXIMUM_RETURNS = 3  # to an earlier state, because the loss was not finite
 STEPS_AHEAD = 32  # of a GPU, before their losses are looked at
 TRAINING_COST = 3  # of a training picture, in forward passes; the backward pass costs 2
@@ -49,6 +51,7 @@ class Training:
         self.folder, self.team, self.least_slices = folder, team, least_slices
         self.patience, self.patience_since = patience, patience_since
         self.saving_seconds, self.best_weights = 0.0, None
+        self.writer, self.writing = ThreadPoolExecutor(1), None  # a thread; what it writes
         self.is_ahead, self.pending = is_ahead, []  # (loss or function () -> loss, names) of steps
         if not self.restore():
             self.save()
@@ -58,6 +61,7 @@ class Training:
 
         Returns whether there was one. Raises UserError if it is of another network.
         """
+        self.wait_for_writing()
         arrays = {}
 
         def load():
@@ -110,11 +114,15 @@ class Training:
         kept = [v for v in self.compiled.optimizer.variables if "accumulator" not in v.name]
         return weights | seeds | {f"optimizer/{index}/{v.name}": v for index, v in enumerate(kept)}
 
-    def save(self):
-        """Save a state. If a weight is not finite, save nothing and raise LossError."""
+    def save(self, is_beside=False):
+        """Save a state. If a weight is not finite, save nothing and raise LossError.
+
+        is_beside: whether it is written while the training goes on. What then fails is raised by
+        the next save.
+        """
         self.settle()
         started = time.monotonic()
-        if not self.team.from_first(self._save_finite):
+        if not self.team.from_first(lambda: self._save_finite(is_beside)):
             raise LossError("the weights are NaN or infinite")
         self.saved_at = time.monotonic()
         self.saving_seconds = self.saved_at - started
@@ -124,16 +132,17 @@ class Training:
 
         epochs: those to train. Several processes, which could disagree, save each epoch.
         """
-        passed = time.monotonic() - self.saved_at
+        passed, is_over = time.monotonic() - self.saved_at, self.is_over(epochs)
         is_due = self.saving_seconds < SAVING_SHARE * passed
-        if is_due or self.team.processes > 1 or self.is_over(epochs):
-            self.save()
+        if is_due or self.team.processes > 1 or is_over:
+            self.save(is_beside=not is_over)
 
-    def _save_finite(self):
-        """Save a state if all of it is finite. Returns whether it was saved."""
+    def _save_finite(self, is_beside):
+        """Save a state if all of it is finite. Returns whether it is."""
+        self.wait_for_writing()
         arrays = {}
         for name, variable in self.variables().items():
-            array = keras.ops.convert_to_numpy(variable)
+            array = np.array(keras.ops.convert_to_numpy(variable))  # a copy: training goes on
             if not np.isfinite(array).all():
                 return False
             arrays[name] = array // self.slices if variable.name == "iteration" else array
@@ -141,8 +150,18 @@ class Training:
             epoch = self.progress.best["epoch"]
             checkpoint.save_best(self.folder, self._write_best, epoch, self.progress)
             self.best_weights = None
-        checkpoint.save(self.folder, arrays, self.progress)
+        self.progress.saves += 1
+        progress = copy.deepcopy(self.progress)
+        self.writing = self.writer.submit(checkpoint.save, self.folder, arrays, progress)
+        if not is_beside:
+            self.wait_for_writing()
         return True
+
+    def wait_for_writing(self):
+        """Wait until what is saved is on the disk. Raises OSError if it can't be written."""
+        writing, self.writing = self.writing, None
+        if writing:
+            writing.result()
 
     def _write_best(self, path):
         """Write the weights of the best epoch; the network keeps those that it has."""
@@ -225,6 +244,7 @@ class Training:
 
     def go_back(self, reason):
         """Return to the newest state with half the learning rate, MAXIMUM_RETURNS times."""
+        self.wait_for_writing()
         returns = self.progress.returns + 1
         if returns > MAXIMUM_RETURNS:
             raise TrainingError(
@@ -239,6 +259,7 @@ class Training:
 
     def cut_batches(self, reason, batch_size):
         """Return to the newest state and cut batches into twice as many slices."""
+        self.wait_for_writing()
         slices, team = 2 * self.slices, self.team
         # Of several processes perhaps only one is short of memory.
         if slices * team.own_devices > batch_size or team.processes > 1 or not team.accumulates:
@@ -270,7 +291,7 @@ def train_epoch(training, get_batches_fn, batch_size, stopping, bar=None):
             stopping.requested = requested
         stopping.check()
         if is_due:
-            training.save()
+            training.save(is_beside=True)
 
 
 def tell(row, epochs, is_best):

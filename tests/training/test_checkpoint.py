@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from tests.small import Repeat, compiler, even_tally, one_batch, small_network
 
 def small_state(saves):
     """Arrays and Progress whose content tells which save they are of."""
-    progress = checkpoint.Progress(step=saves + 1, saves=saves)
+    progress = checkpoint.Progress(step=saves + 1, saves=saves + 1)
     return {"weights": np.full(1000, saves + 1.0), "optimizer/0/iteration": np.int64(7)}, progress
 
 
@@ -151,6 +152,46 @@ def test_a_full_disk_ends_training_and_keeps_what_was_saved(tmp_path, monkeypatc
     names = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     assert names == {path.name for path in before} | {"best_0001.weights.h5"}
     assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_a_state_is_written_while_steps_are_taken_and_holds_none_of_them(tmp_path, monkeypatch):
+    """As the weights and the counts were when it was saved; a later save waits for it."""
+    network, batch, may_write = small_network(), one_batch((32, 64)), threading.Event()
+    state = trainer.Training(network, compiler(network, 1e-2), tmp_path)
+    before, save = network.get_weights(), checkpoint.save
+
+    def wait_and_save(*arguments):
+        assert may_write.wait(timeout=60)
+        save(*arguments)
+
+    monkeypatch.setattr(checkpoint, "save", wait_and_save)
+    state.save(is_beside=True)
+    state.step(*batch, ["one", "two"])
+    state.settle()
+    assert checkpoint.load(tmp_path, pytest.fail)[1].saves == 1
+    may_write.set()
+    state.wait_for_writing()
+    arrays, progress = checkpoint.load(tmp_path, pytest.fail)
+    assert (progress.saves, progress.step) == (2, 0)
+    moved = []
+    for variable, expected in zip(network.weights, before, strict=True):
+        np.testing.assert_array_equal(arrays[variable.path], expected)
+        moved.append(not np.array_equal(variable, expected))
+    assert any(moved)
+    state.save(is_beside=True)
+    state.save()
+    assert checkpoint.load(tmp_path, pytest.fail)[1].saves == 4
+
+
+def test_what_fails_beside_the_training_is_told_by_the_next_save(tmp_path, monkeypatch):
+    network = small_network()
+    state = trainer.Training(network, compiler(network), tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", lambda *_, **__: os.write(-1, b""))  # no such file
+        state.save(is_beside=True)
+        with pytest.raises(TrainingError, match="Bad file descriptor; what was saved before is"):
+            main.train_nn(state, Repeat(one_batch((32, 64)), 1), 1, 2, even_tally)
+    assert checkpoint.load(tmp_path, pytest.fail)[1].saves == 1
 
 
 def test_a_folder_that_vanished_ends_training_with_one_line(tmp_path):

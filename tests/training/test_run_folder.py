@@ -148,6 +148,7 @@ def room_for_saves(folder, weights_bytes, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", measure)
         for epoch in range(5):
+            progress.saves += 1
             best = b"w" * weights_bytes
             checkpoint.save_best(
                 folder, lambda path, best=best: path.write_bytes(best), epoch, progress
