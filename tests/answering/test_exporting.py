@@ -16,12 +16,13 @@ import export
 import predict
 from main import keras
 from roadseg.answering import rounding, runtimes
-from roadseg.answering.exporting import FORMATS, Resample
+from roadseg.answering.exporting import FORMATS, Resample, whole_network
 from roadseg.answering.predictor import nearest_shape
+from roadseg.data.datasets import FCN_4S
 from roadseg.data.pictures import resample
 from roadseg.errors import UserError
 from roadseg.scoring import loss_of_rounding
-from tests.small import HERE, error_line, run_export, run_predict, write_video
+from tests.small import HERE, error_line, run_export, run_predict, small_network, write_video
 
 
 def triangle_weights(given, wanted):
@@ -175,6 +176,38 @@ def test_a_rounded_network_is_smaller_and_its_loss_is_told(
     assert 0 < np.abs(exact - rounded).max() < 0.1
     resized_beside = predict.load(outputs[precision])(picture[0])  # to whole numbers
     assert 0 < np.abs(resized_beside - rounded[0]).max() < 0.02
+
+
+def kernel_types(path):
+    """Return {shape of a kernel: its type} of the convolutions in an exported file."""
+    if path.suffix == ".onnx":
+        import onnx
+
+        stored = map(onnx.numpy_helper.to_array, onnx.load(path).graph.initializer)
+        return {array.shape: array.dtype.name for array in stored if array.ndim == 4}
+    nodes = runtimes.load_openvino(path).get_ops()
+    constants = [node.output(0) for node in nodes if node.get_type_name() == "Constant"]
+    return {
+        tuple(value.get_shape()): value.get_element_type().to_dtype().name
+        for value in constants
+        if len(value.get_shape()) == 4
+    }
+
+
+@pytest.mark.parametrize("form", [needs_packages("onnx"), needs_packages("openvino")])
+def test_what_fuses_scores_and_edges_keeps_its_bits(form, tmp_path, random):
+    """Of all kernels of an int8 file, that of the fuse alone is in float32: it is told by shape."""
+    if form == "openvino":
+        pytest.importorskip("nncf")
+    model = whole_network(small_network(3, skips=FCN_4S), (1.0, 0.0), [(64, 96)])
+    pictures = list(random.integers(0, 256, (4, 50, 70, 3), dtype=np.uint8))
+    model({"picture": pictures[0][None]})
+    path = tmp_path / FORMATS[form].file_name
+    model.export(str(path), format=FORMATS[form].keras_name, verbose=False)
+    rounding.ROUND[form, "int8"](path, pictures)
+    types = kernel_types(path)
+    fuse, before = (8, 3 + 4, 3, 3), [(8, 4, 3, 3), (8, 8, 3, 3), (8, 8, 7, 7)]
+    assert types[fuse] == "float32" and {types[shape] for shape in before} == {"int8"}
 
 
 @needs_export
