@@ -356,7 +356,7 @@ def training_things(state, get_batches_fn, validate, precision):
         train_epoch(state, get_batches_fn, batch_size, Stopping())
         state.finish_epoch(validate)
         state.save_epoch(len(state.progress.history) + 1)
-        state.wait_for_writing()  # which the next epoch's steps would not
+        state.wait_for_writing()  # in training this overlaps the next epoch
 
     steps(1)
     work = operations(state.network, NETWORK_SHAPE, training=True)

@@ -37,7 +37,7 @@ from roadseg.page.results import write_results
 from roadseg.stopping import Stopping
 from roadseg.training import budget, checkpoint, plan
 from roadseg.training.arguments import parse_arguments
-from roadseg.training.trainer import TRAINING_COST, Training, disk_error, tell, train_epoch
+from roadseg.training.trainer import TRAINING_COST, Training, disk_errors, tell, train_epoch
 from roadseg.training.validation import make_validate
 
 VGG_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # (convolutions, channels) each
@@ -340,7 +340,7 @@ def train_nn(training, get_batches_fn, epochs, batch_size, validate, stopping=No
     stopping = stopping or Stopping()
     if bar is not None:
         bar.reset(bar.total * (epochs - len(training.progress.history)) // epochs)
-    with stopping.deferred():
+    with stopping.deferred(), disk_errors(training.folder):
         while not training.is_over(epochs):
             try:
                 train_epoch(training, get_batches_fn, batch_size, stopping, bar)
@@ -355,8 +355,6 @@ def train_nn(training, get_batches_fn, epochs, batch_size, validate, stopping=No
                 training.go_back(error)
             except MemoryShortError as error:
                 training.cut_batches(error, batch_size)
-            except OSError as error:
-                raise disk_error(error, training.folder) from error
     training.tell_end(epochs)
     return training.progress.history
 
@@ -406,10 +404,8 @@ def run(arguments, stopping, team=ONE_DEVICE, recipe=RECIPE):
         network, answering_network = build_networks(weights, job)
         train(job, network, answering_network, stopping)
         save = helper.save_inference_samples
-        try:
+        with disk_errors(folder):
             team.from_first(lambda: write_results(job, network, answering_network, save))
-        except OSError as error:
-            raise disk_error(error, folder) from error
     return folder
 
 
@@ -467,7 +463,8 @@ def train(job, network, answering_network, stopping):
     )
     state = begin(epochs)
     total = epochs * (TRAINING_COST * len(training) + len(validation))
-    with terminal.progress(total=total, desc="training", unit="pass", smoothing=0.1) as bar:
+    bar = terminal.progress(total=total, desc="training", unit="pass", smoothing=0.1)
+    with state.writer, bar:  # nothing is being written when the folder is given back
 
         def after_each(*_):
             stopping.check()

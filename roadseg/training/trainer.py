@@ -4,6 +4,7 @@ On the CPU an interrupted run ends with the same weights as an uninterrupted one
 `BackupAndRestore` is not atomic and does not save the best epoch or the random state.
 """
 
+import contextlib
 import copy
 import dataclasses
 import math
@@ -19,7 +20,8 @@ from roadseg.training import checkpoint, run_folder
 from roadseg.training.steps import StepsAhead, take_step
 
 SAVE_SECONDS = 180  # between checkpoints within an epoch
-SAVING_SHARE = 0.02  # of the time, at most, that checkpoints between epochs are waited for
+SAVING_SHARE = 0.02  # of the time, at most, that training waits for checkpoints between epochs
+WRITING_SHARE = 0.2  # of the time, at most, that the disk is busy with them
 MAXIMUM_RETURNS = 3  # to an earlier state, because the loss was not finite
 STEPS_AHEAD = 32  # of a GPU, before their losses are looked at
 TRAINING_COST = 3  # of a training picture, in forward passes; the backward pass costs 2
@@ -50,8 +52,8 @@ class Training:
         self.network, self.compile_network = network, compile_network
         self.folder, self.team, self.least_slices = folder, team, least_slices
         self.patience, self.patience_since = patience, patience_since
-        self.saving_seconds, self.best_weights = 0.0, None
-        self.writer, self.writing = ThreadPoolExecutor(1), None  # a thread; what it writes
+        self.saving_seconds, self.writing_seconds, self.best_weights = 0.0, 0.0, None
+        self.writer, self.writing = ThreadPoolExecutor(1), None  # a thread; what it is writing
         self.is_ahead, self.pending = is_ahead, []  # (loss or function () -> loss, names) of steps
         if not self.restore():
             self.save()
@@ -114,35 +116,35 @@ class Training:
         kept = [v for v in self.compiled.optimizer.variables if "accumulator" not in v.name]
         return weights | seeds | {f"optimizer/{index}/{v.name}": v for index, v in enumerate(kept)}
 
-    def save(self, is_beside=False):
+    def save(self, in_background=False):
         """Save a state. If a weight is not finite, save nothing and raise LossError.
 
-        is_beside: whether it is written while the training goes on. What then fails is raised by
-        the next save.
+        in_background: whether it is written while training goes on. If that fails, the next save
+        tries again and is waited for; what then fails is raised.
         """
         self.settle()
         started = time.monotonic()
-        if not self.team.from_first(lambda: self._save_finite(is_beside)):
+        if not self.team.from_first(lambda: self._save_finite(in_background)):
             raise LossError("the weights are NaN or infinite")
         self.saved_at = time.monotonic()
         self.saving_seconds = self.saved_at - started
 
     def save_epoch(self, epochs):
-        """Save at an epoch's end, if that takes less than SAVING_SHARE of the time or is the last.
+        """Save at an epoch's end, if that takes little of the time or it is the last.
 
         epochs: those to train. Several processes, which could disagree, save each epoch.
         """
         passed, is_over = time.monotonic() - self.saved_at, self.is_over(epochs)
-        is_due = self.saving_seconds < SAVING_SHARE * passed
-        if is_due or self.team.processes > 1 or is_over:
-            self.save(is_beside=not is_over)
+        least = max(self.saving_seconds / SAVING_SHARE, self.writing_seconds / WRITING_SHARE)
+        if passed > least or self.team.processes > 1 or is_over:
+            self.save(in_background=not is_over)
 
-    def _save_finite(self, is_beside):
+    def _save_finite(self, in_background):
         """Save a state if all of it is finite. Returns whether it is."""
-        self.wait_for_writing()
+        has_failed = self.wait_for_writing()
         arrays = {}
         for name, variable in self.variables().items():
-            array = np.array(keras.ops.convert_to_numpy(variable))  # a copy: training goes on
+            array = keras.ops.convert_to_numpy(variable)  # a copy
             if not np.isfinite(array).all():
                 return False
             arrays[name] = array // self.slices if variable.name == "iteration" else array
@@ -151,17 +153,22 @@ class Training:
             checkpoint.save_best(self.folder, self._write_best, epoch, self.progress)
             self.best_weights = None
         self.progress.saves += 1
-        progress = copy.deepcopy(self.progress)
-        self.writing = self.writer.submit(checkpoint.save, self.folder, arrays, progress)
-        if not is_beside:
-            self.wait_for_writing()
+        if in_background and not has_failed:
+            self.writing = self.writer.submit(self._write, arrays, copy.deepcopy(self.progress))
+        else:
+            self._write(arrays, self.progress)
         return True
 
+    def _write(self, arrays, progress):
+        """Write a state, and note how long that takes."""
+        began = time.monotonic()
+        checkpoint.save(self.folder, arrays, progress)
+        self.writing_seconds = time.monotonic() - began
+
     def wait_for_writing(self):
-        """Wait until what is saved is on the disk. Raises OSError if it can't be written."""
+        """Wait for what is written in the background. Returns whether that failed."""
         writing, self.writing = self.writing, None
-        if writing:
-            writing.result()
+        return writing is not None and writing.exception() is not None
 
     def _write_best(self, path):
         """Write the weights of the best epoch; the network keeps those that it has."""
@@ -244,7 +251,6 @@ class Training:
 
     def go_back(self, reason):
         """Return to the newest state with half the learning rate, MAXIMUM_RETURNS times."""
-        self.wait_for_writing()
         returns = self.progress.returns + 1
         if returns > MAXIMUM_RETURNS:
             raise TrainingError(
@@ -259,7 +265,6 @@ class Training:
 
     def cut_batches(self, reason, batch_size):
         """Return to the newest state and cut batches into twice as many slices."""
-        self.wait_for_writing()
         slices, team = 2 * self.slices, self.team
         # Of several processes perhaps only one is short of memory.
         if slices * team.own_devices > batch_size or team.processes > 1 or not team.accumulates:
@@ -291,7 +296,7 @@ def train_epoch(training, get_batches_fn, batch_size, stopping, bar=None):
             stopping.requested = requested
         stopping.check()
         if is_due:
-            training.save(is_beside=True)
+            training.save(in_background=True)
 
 
 def tell(row, epochs, is_best):
@@ -324,9 +329,13 @@ def selection_score(row):
     return row["val_iou"] if row["val_max_f"] is None else row["val_max_f"]
 
 
-def disk_error(error, folder):
+@contextlib.contextmanager
+def disk_errors(folder):
     """Turn an OSError of a run's folder into a TrainingError that says what to do."""
-    return TrainingError(
-        f"{error.filename or folder}: {error.strerror or error}; what was saved before is kept: "
-        "put the disk right, then the same command goes on"
-    )
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"{error.filename or folder}: {error.strerror or error}; what was saved before is "
+            "kept: put the disk right, then the same command goes on"
+        ) from error

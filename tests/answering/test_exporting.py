@@ -196,7 +196,7 @@ def kernel_types(path):
 
 @pytest.mark.parametrize("form", [needs_packages("onnx"), needs_packages("openvino")])
 def test_what_fuses_scores_and_edges_keeps_its_bits(form, tmp_path, random):
-    """Of all kernels of an int8 file, that of the fuse alone is in float32: it is told by shape."""
+    """In an int8 file the fuse's kernel is in float32, those before it in int8; told by shape."""
     if form == "openvino":
         pytest.importorskip("nncf")
     model = whole_network(small_network(3, skips=FCN_4S), (1.0, 0.0), [(64, 96)])

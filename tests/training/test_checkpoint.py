@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import threading
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 
 import main
 from roadseg.errors import TrainingError, UserError
+from roadseg.stopping import Stopping
 from roadseg.training import checkpoint, trainer
 from tests.small import Repeat, compiler, even_tally, one_batch, small_network
 
@@ -165,7 +167,7 @@ def test_a_state_is_written_while_steps_are_taken_and_holds_none_of_them(tmp_pat
         save(*arguments)
 
     monkeypatch.setattr(checkpoint, "save", wait_and_save)
-    state.save(is_beside=True)
+    state.save(in_background=True)
     state.step(*batch, ["one", "two"])
     state.settle()
     assert checkpoint.load(tmp_path, pytest.fail)[1].saves == 1
@@ -178,20 +180,31 @@ def test_a_state_is_written_while_steps_are_taken_and_holds_none_of_them(tmp_pat
         np.testing.assert_array_equal(arrays[variable.path], expected)
         moved.append(not np.array_equal(variable, expected))
     assert any(moved)
-    state.save(is_beside=True)
+    state.save(in_background=True)
     state.save()
     assert checkpoint.load(tmp_path, pytest.fail)[1].saves == 4
 
 
-def test_what_fails_beside_the_training_is_told_by_the_next_save(tmp_path, monkeypatch):
-    network = small_network()
+@pytest.mark.parametrize("signal_number", [None, signal.SIGTERM])
+def test_what_fails_in_the_background_is_tried_again(signal_number, tmp_path, monkeypatch):
+    """By the next save, which is waited for: if it fails, too, training ends, or its stop does."""
+    network, stopping = small_network(), Stopping()
+    stopping.requested = signal_number
     state = trainer.Training(network, compiler(network), tmp_path)
+
+    def train():
+        return main.train_nn(state, Repeat(one_batch((32, 64)), 1), 1, 2, even_tally, stopping)
+
     with monkeypatch.context() as patch:
-        patch.setattr(np, "savez", lambda *_, **__: os.write(-1, b""))  # no such file
-        state.save(is_beside=True)
+        patch.setattr(np, "savez", lambda *_, **__: os.write(-1, b""))  # no such descriptor
+        state.save(in_background=True)
         with pytest.raises(TrainingError, match="Bad file descriptor; what was saved before is"):
-            main.train_nn(state, Repeat(one_batch((32, 64)), 1), 1, 2, even_tally)
+            train()
+        state.save(in_background=True)
+        assert state.writing.exception(timeout=60)
     assert checkpoint.load(tmp_path, pytest.fail)[1].saves == 1
+    state.save(in_background=True)
+    assert checkpoint.load(tmp_path, pytest.fail)[1].saves == 5
 
 
 def test_a_folder_that_vanished_ends_training_with_one_line(tmp_path):
