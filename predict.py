@@ -47,6 +47,7 @@ from roadseg.files import read_json, written_whole
 from roadseg.training import run_folder
 
 AUTO = "auto"
+READY_FILE = "model.onnx"  # beside the ready network: the same in 8 bits, without TensorFlow
 PRECISIONS = (AUTO, FLOAT32, "mixed_bfloat16")
 
 
@@ -149,6 +150,7 @@ def open_run(folder, precision):
 
     Returns (predict function, row of its data set, shapes in training, how pictures get these).
     """
+    runtimes.refuse_missing(("keras",), "requirements.txt")
     from main import load_run  # brings Keras, which an exported network does without
     from roadseg import engine
 
@@ -178,11 +180,15 @@ def load(run=None):
     return RoadFinder(find_network(run))
 
 
-def find_network(name):
-    """Return the path of an exported file, or of a run's folder as `run_folder.find_run` does."""
-    if name is not None and runtimes.is_exported(Path(name)):
-        return Path(name)
-    return run_folder.find_run(name)
+def find_network(name, needs_run=False):
+    """Return the path of an exported file, or of a run's folder as `run_folder.find_run` does.
+
+    name: None: the ready network, as its file where that can be opened; needs_run: as a run.
+    """
+    if name is None:
+        file = run_folder.READY / READY_FILE
+        return file if runtimes.can_open(file) and not needs_run else run_folder.find_run()
+    return Path(name) if runtimes.is_exported(Path(name)) else run_folder.find_run(name)
 
 
 def check_picture(picture):
@@ -201,7 +207,8 @@ def predict_sources(arguments, stopping):
     Raises FaultyPicturesError at the end if an input can't be read.
     """
     refuse_runs(arguments.paths)
-    folder = find_network(arguments.run)
+    needs_run = arguments.scale or arguments.thorough or arguments.precision != AUTO
+    folder = find_network(arguments.run, needs_run)
     (sources, others), faults = find_sources(arguments.paths), []
     output = arguments.output or run_folder.output_folder(folder) / "predictions"
     kinds = {name: KINDS[name] for name in arguments.save}

@@ -2,10 +2,11 @@
 
     .venv/bin/python experiments/strangers.py RUN [RUN ...] --data-dir DIR [--csv FILE]
 
-Each picture is predicted as `predict.py` does by default. The rows are STRANGERS, data sets whose
-labels tell road from the rest, as far as they are in DIR; the pictures with KITTI's own labels come
-under each of CHANGES. Of a data set that the run was trained on, only the validation part
-counts. Scores are agreement with the labels that are there.
+RUN may be an exported file that lies in the run's folder. Each picture is predicted as `predict.py`
+does by default. The rows are STRANGERS, data sets whose labels tell road from the rest, as far as
+they are in DIR; the pictures with KITTI's own labels come under each of CHANGES. Of a data set that
+the run was trained on, only the validation part counts. Scores are agreement with the labels that
+are there.
 """
 
 import argparse
@@ -20,16 +21,17 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from main import load_run
+from predict import find_network
 from roadseg import terminal
+from roadseg.answering import runtimes
 from roadseg.answering.predictor import read_sample
 from roadseg.command_line import exit_status
 from roadseg.data import light
-from roadseg.data.datasets import JOINT, locate, regroup
+from roadseg.data.datasets import JOINT, locate, regroup, row_of
 from roadseg.data.layouts import subsample
 from roadseg.errors import UserError
-from roadseg.files import write_csv
+from roadseg.files import read_json, write_csv
 from roadseg.scoring.evaluation import score_pictures
-from roadseg.training import run_folder
 
 ROAD = ("other", "road")
 OFFICIAL = 200  # the first number of pictures of data_road with KITTI's own labels
@@ -129,9 +131,22 @@ def pictures_of(stranger, data_dir, settings, limit):
     return subsample(chosen, limit), regroup(row, ROAD)
 
 
-def score_run(folder, data_dir, names, limit):
-    """Yield the rows of the table of one run; names: of STRANGERS."""
-    predict, data_set, settings = load_run(folder)
+def open_network(path):
+    """Open a run, or an exported file in its folder: as `main.load_run`."""
+    if not runtimes.is_exported(path):
+        return load_run(path)
+    answer, description = runtimes.open_exported(path)
+    settings = read_json(path.parent / "settings.json") | {"image_shapes": None}  # it has them
+
+    def predict(pictures):
+        return answer(pictures.astype(np.uint8))
+
+    return predict, row_of(description), settings
+
+
+def score_run(path, data_dir, names, limit):
+    """Yield the rows of the table of one run, or exported file; names: of STRANGERS."""
+    predict, data_set, settings = open_network(path)
     predict, shape = road_predictor(predict, data_set), settings["image_shapes"]
     for name in names:
         try:
@@ -141,7 +156,7 @@ def score_run(folder, data_dir, names, limit):
             continue
         changes = CHANGES if name == "KITTI, own labels" else {"unchanged": np.asarray}
         for title, change in changes.items():
-            found = {"run": folder.name, "pictures": name, "change": title}
+            found = {"run": path.name, "pictures": name, "change": title}
             found |= score(predict, samples, row, shape, change)
             terminal.say(
                 "{run:16} {pictures:18} {change:22}{number:4} F1 {f1_at_half:5.1f} best "
@@ -164,11 +179,11 @@ def main(arguments=None):
     given = parser.parse_args(arguments)
 
     def work(stopping):
-        folders = map(run_folder.find_run, given.runs)
+        paths = map(find_network, given.runs)
         rows = [
             row
-            for folder in folders
-            for row in score_run(folder, given.data_dir, given.only, given.limit)
+            for path in paths
+            for row in score_run(path, given.data_dir, given.only, given.limit)
         ]
         if given.csv:
             write_csv(given.csv, rows, FIELDS)

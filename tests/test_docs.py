@@ -75,7 +75,7 @@ def test_the_lines_of_python_find_the_road(page, ready, random):
 
 
 @pytest.mark.export
-@pytest.mark.skipif(not importlib.util.find_spec("onnxruntime"), reason="needs onnxruntime")
+@pytest.mark.skipif(not importlib.util.find_spec("tf2onnx"), reason="needs requirements-export.txt")
 def test_the_example_needs_no_keras(trained, frames, tmp_path):
     """It prints, for each frame, how far right of the middle the road is."""
     assert run_export(trained, "--format", "onnx", "--output", tmp_path / "model.onnx") == 0

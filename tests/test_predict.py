@@ -17,11 +17,12 @@ from PIL import Image
 import main
 import predict
 from roadseg import stopping
-from roadseg.answering import sources
+from roadseg.answering import runtimes, sources
 from roadseg.answering.painting import to_confidence
 from roadseg.data.pictures import read_image, read_numbers, resample
 from roadseg.files import partial_path, write_json
 from roadseg.scoring.metrics import ROAD
+from roadseg.training import run_folder
 from tests.small import HERE, KITTI, error_line, rotated, run_predict
 
 
@@ -316,6 +317,40 @@ def test_the_ready_network_finds_the_road_of_a_street_it_has_not_seen():
         road = find_road(seen)[..., 1]
         assert road[200:, 60:380].mean() > 0.95  # the lanes ahead
         assert road[:100].mean() < 0.02  # sky and trees
+
+
+def test_the_ready_network_answers_in_8_bits_and_without_keras_as_its_run_does(tmp_path):
+    street = str(HERE / "tests" / "street.jpg")
+    words = [street, "--save", "probability", "--output"]
+    code = f"import sys, predict; assert not predict.main({[*words, str(tmp_path / 'file')]})"
+    code += "; assert not {'keras', 'tensorflow', 'jax'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=HERE, check=True)
+    assert predict.main([*words, str(tmp_path / "run"), "--precision", "float32"]) == 0
+    file, run = (
+        read_numbers(tmp_path / name / "street_probability.png") / 255 for name in ("file", "run")
+    )
+    assert 0 < np.abs(file - run).mean() < 0.005
+    assert ((file > 0.5) != (run > 0.5)).mean() < 0.005
+
+
+def test_what_only_a_run_can_do_is_asked_of_the_run(trained, album, tmp_path, monkeypatch, capsys):
+    """The ready network's file is damaged here."""
+    ready = tmp_path / "ready"
+    shutil.copytree(trained, ready, ignore=lambda *_: ["checkpoint"])
+    (ready / predict.READY_FILE).write_bytes(b"no network")
+    monkeypatch.setattr(run_folder, "READY", ready)
+    monkeypatch.chdir(tmp_path)
+    picture = str(album / "dot.png")
+    assert predict.main([picture]) == 2
+    assert f"{ready / predict.READY_FILE}: cannot be opened by onnxruntime" in error_line(capsys)
+    for words in (["--thorough"], ["--scale", "1"], ["--precision", "float32"]):
+        assert predict.main([picture, *words]) == 0
+
+
+def test_a_run_without_keras_is_told_in_one_line(trained, album, monkeypatch, capsys):
+    monkeypatch.setattr(runtimes.importlib.util, "find_spec", lambda name: None)
+    assert run_predict(trained, album / "dot.png") == 2
+    assert "this needs keras: pip install -r requirements.txt" in error_line(capsys)
 
 
 def test_the_ready_network_tells_no_folder_of_the_machine_it_was_trained_on():

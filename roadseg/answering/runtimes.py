@@ -161,6 +161,11 @@ def is_exported(path):
     return path.suffix in RUNTIMES and path.is_file()
 
 
+def can_open(path):
+    """Return whether an exported network is there, and the package that runs it."""
+    return is_exported(path) and importlib.util.find_spec(RUNTIMES[path.suffix].module) is not None
+
+
 def open_exported(path):
     """Open an exported network.
 

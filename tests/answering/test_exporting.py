@@ -194,20 +194,37 @@ def kernel_types(path):
     }
 
 
+def export_int8(form, folder, random):
+    """Export a small FCN-4s and quantize it. Returns the file's path."""
+    model = whole_network(small_network(3, skips=FCN_4S), (1.0, 0.0), [(64, 96)])
+    pictures = list(random.integers(0, 256, (4, 50, 70, 3), dtype=np.uint8))
+    model({"picture": pictures[0][None]})
+    path = folder / FORMATS[form].file_name
+    model.export(str(path), format=FORMATS[form].keras_name, verbose=False)
+    rounding.ROUND[form, "int8"](path, pictures)
+    return path
+
+
 @pytest.mark.parametrize("form", [needs_packages("onnx"), needs_packages("openvino")])
 def test_what_fuses_scores_and_edges_keeps_its_bits(form, tmp_path, random):
     """In an int8 file the fuse's kernel is in float32, those before it in int8; told by shape."""
     if form == "openvino":
         pytest.importorskip("nncf")
-    model = whole_network(small_network(3, skips=FCN_4S), (1.0, 0.0), [(64, 96)])
-    pictures = list(random.integers(0, 256, (4, 50, 70, 3), dtype=np.uint8))
-    model({"picture": pictures[0][None]})
-    path = tmp_path / FORMATS[form].file_name
-    model.export(str(path), format=FORMATS[form].keras_name, verbose=False)
-    rounding.ROUND[form, "int8"](path, pictures)
-    types = kernel_types(path)
+    types = kernel_types(export_int8(form, tmp_path, random))
     fuse, before = (8, 3 + 4, 3, 3), [(8, 4, 3, 3), (8, 8, 3, 3), (8, 8, 7, 7)]
     assert types[fuse] == "float32" and {types[shape] for shape in before} == {"int8"}
+
+
+@needs_export
+def test_sums_in_an_int8_file_do_not_overflow_16_bits(tmp_path, random):
+    """Two products of an activation, at most 255, and a weight; the ready network's file, too."""
+    import onnx
+
+    for path in (export_int8("onnx", tmp_path, random), HERE / "data" / "ready" / "model.onnx"):
+        stored = map(onnx.numpy_helper.to_array, onnx.load(path).graph.initializer)
+        kernels = [array for array in stored if array.dtype == np.int8 and array.ndim == 4]
+        largest = max(int(np.abs(kernel.astype(int)).max()) for kernel in kernels)
+        assert 2 * 255 * largest < 2**15 and largest > 60
 
 
 @needs_export
