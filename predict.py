@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import functools
 import itertools
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -150,7 +151,8 @@ def open_run(folder, precision):
 
     Returns (predict function, row of its data set, shapes in training, how pictures get these).
     """
-    runtimes.refuse_missing(("keras",), "requirements.txt")
+    engine_module = os.environ.get("KERAS_BACKEND", "tensorflow")
+    runtimes.refuse_missing(("keras", engine_module), "requirements.txt")
     from main import load_run  # brings Keras, which an exported network does without
     from roadseg import engine
 
@@ -188,7 +190,10 @@ def find_network(name, needs_run=False):
     if name is None:
         file = run_folder.READY / READY_FILE
         return file if runtimes.can_open(file) and not needs_run else run_folder.find_run()
-    return Path(name) if runtimes.is_exported(Path(name)) else run_folder.find_run(name)
+    path = Path(name)
+    if path.suffix in runtimes.RUNTIMES and not path.exists():
+        raise UserError(f"{name}: not found; expected an exported file, or give a run's name")
+    return path if runtimes.is_exported(path) else run_folder.find_run(name)
 
 
 def check_picture(picture):

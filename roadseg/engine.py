@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -11,8 +12,13 @@ from roadseg import terminal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-with terminal.quiet_standard_error():
-    import keras
+try:
+    with terminal.quiet_standard_error():
+        import keras
+except ModuleNotFoundError as error:  # of a command that was started without requirements.txt
+    package = error.name if error.name in ("jax", "torch") else "-r requirements.txt"
+    print(f"this needs {error.name}: pip install {package}", file=sys.stderr)
+    sys.exit(2)
 logging.getLogger("tensorflow").setLevel(logging.ERROR)  # pictures of many sizes are meant
 
 SHARE_OF_LIMIT = 0.7  # of the measured matmul rate that training reaches, roughly

@@ -324,7 +324,10 @@ def test_the_ready_network_answers_in_8_bits_and_without_keras_as_its_run_does(t
     words = [street, "--save", "probability", "--output"]
     code = f"import sys, predict; assert not predict.main({[*words, str(tmp_path / 'file')]})"
     code += "; assert not {'keras', 'tensorflow', 'jax'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=HERE, check=True)
+    (tmp_path / "home").mkdir()
+    home = os.environ | {name: str(tmp_path / "home") for name in ("HOME", "XDG_CACHE_HOME")}
+    subprocess.run([sys.executable, "-c", code], cwd=HERE, check=True, env=home)
+    assert not list((tmp_path / "home").iterdir())  # onnxruntime notes here what it reports
     assert predict.main([*words, str(tmp_path / "run"), "--precision", "float32"]) == 0
     file, run = (
         read_numbers(tmp_path / name / "street_probability.png") / 255 for name in ("file", "run")
@@ -342,7 +345,9 @@ def test_what_only_a_run_can_do_is_asked_of_the_run(trained, album, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     picture = str(album / "dot.png")
     assert predict.main([picture]) == 2
-    assert f"{ready / predict.READY_FILE}: cannot be opened by onnxruntime" in error_line(capsys)
+    line = error_line(capsys)
+    assert line.startswith(f"{ready / predict.READY_FILE}: cannot be opened by onnxruntime (")
+    assert line.endswith("; get it again, or export it again with export.py")
     for words in (["--thorough"], ["--scale", "1"], ["--precision", "float32"]):
         assert predict.main([picture, *words]) == 0
 
@@ -350,7 +355,18 @@ def test_what_only_a_run_can_do_is_asked_of_the_run(trained, album, tmp_path, mo
 def test_a_run_without_keras_is_told_in_one_line(trained, album, monkeypatch, capsys):
     monkeypatch.setattr(runtimes.importlib.util, "find_spec", lambda name: None)
     assert run_predict(trained, album / "dot.png") == 2
-    assert "this needs keras: pip install -r requirements.txt" in error_line(capsys)
+    assert "this needs keras and tensorflow: pip install -r requ" in error_line(capsys)
+    assert run_predict(trained / "none.onnx", album / "dot.png") == 2
+    assert "none.onnx: not found; expected an exported file" in error_line(capsys)
+
+
+@pytest.mark.parametrize("command", ["main.py", "evaluate.py", "export.py"])
+def test_a_command_without_its_packages_ends_with_one_line(command):
+    words = [sys.executable, command, "--help"]
+    engine = os.environ | {"KERAS_BACKEND": "torch"}  # which is in no requirements
+    done = subprocess.run(words, cwd=HERE, env=engine, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "this needs torch: pip install torch\n"
 
 
 def test_the_ready_network_tells_no_folder_of_the_machine_it_was_trained_on():

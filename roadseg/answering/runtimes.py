@@ -20,6 +20,8 @@ import numpy as np
 
 from roadseg.errors import UserError
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime would report to its maker
+
 DESCRIPTION = "fcn8s"  # the name under which a file holds it
 STREAMS = 2  # of OpenVINO: pictures at a time, each on its share of the cores
 FROM_SETTINGS = ("dataset", "classes", "paint", "image_shapes")
@@ -178,8 +180,11 @@ def open_exported(path):
         loaded = runtime.load(path)
         answer = runtime.answer(loaded)
     except Exception as error:  # runtimes raise many types
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path}: cannot be opened by {runtime.module} ({reason})") from error
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise UserError(
+            f"{path}: cannot be opened by {runtime.module} ({reason}); get it again, or export it "
+            "again with export.py"
+        ) from error
     try:
         return answer, json.loads(runtime.read(loaded))
     except Exception as error:  # likewise
