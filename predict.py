@@ -151,6 +151,7 @@ def open_run(folder, precision):
 
     Returns (predict function, row of its data set, shapes in training, how pictures get these).
     """
+    # Without them importing `engine` would end the process, also of who calls `load`.
     engine_module = os.environ.get("KERAS_BACKEND", "tensorflow")
     runtimes.refuse_missing(("keras", engine_module), "requirements.txt")
     from main import load_run  # brings Keras, which an exported network does without

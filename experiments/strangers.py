@@ -136,12 +136,8 @@ def open_network(path):
     if not runtimes.is_exported(path):
         return load_run(path)
     answer, description = runtimes.open_exported(path)
-    settings = read_json(path.parent / "settings.json") | {"image_shapes": None}  # it has them
-
-    def predict(pictures):
-        return answer(pictures.astype(np.uint8))
-
-    return predict, row_of(description), settings
+    settings = read_json(path.parent / "settings.json") | {"image_shapes": None}  # it resizes
+    return runtimes.on_whole_numbers(answer), row_of(description), settings
 
 
 def score_run(path, data_dir, names, limit):

@@ -193,6 +193,11 @@ def open_exported(path):
         ) from error
 
 
+def on_whole_numbers(answer):
+    """Make a function that takes pictures of any dtype, as `Predictor` does, of one for uint8."""
+    return lambda pictures: answer(pictures.astype(np.uint8))
+
+
 def refuse_missing(modules, requirements):
     """Raise UserError that names the packages of modules that are not installed."""
     absent = [module for module in modules if not importlib.util.find_spec(module)]

@@ -4,6 +4,7 @@ import numpy as np
 
 from roadseg import terminal
 from roadseg.answering.predictor import predict_samples
+from roadseg.answering.runtimes import on_whole_numbers
 from roadseg.data.pictures import read_label
 from roadseg.engine import BFLOAT16, FLOAT32
 from roadseg.errors import WrongAnswerError
@@ -44,7 +45,7 @@ def compare_scores(predict, answer, samples, data_set, image_shapes, accept_loss
     image_shapes: of `nearest_shape`. Returns a line. Raises WrongAnswerError where the score falls
     by more than LARGEST_LOSS, unless that is accepted.
     """
-    kinds = ((predict, image_shapes), (lambda pictures: answer(pictures.astype(np.uint8)), None))
+    kinds = ((predict, image_shapes), (on_whole_numbers(answer), None))
     outputs = [predict_samples(ask, samples, shape) for ask, shape in kinds]
     tallies, largest, total = [Tally(data_set.classes) for _ in kinds], 0.0, 0.0
     pairs = terminal.progress(

@@ -22,6 +22,7 @@ from roadseg.data.datasets import FCN_4S
 from roadseg.data.pictures import resample
 from roadseg.errors import UserError
 from roadseg.scoring import loss_of_rounding
+from roadseg.training import run_folder
 from tests.small import HERE, error_line, run_export, run_predict, small_network, write_video
 
 
@@ -220,7 +221,7 @@ def test_sums_in_an_int8_file_do_not_overflow_16_bits(tmp_path, random):
     """Two products of an activation, at most 255, and a weight; the ready network's file, too."""
     import onnx
 
-    for path in (export_int8("onnx", tmp_path, random), HERE / "data" / "ready" / "model.onnx"):
+    for path in (export_int8("onnx", tmp_path, random), run_folder.READY / predict.READY_FILE):
         stored = map(onnx.numpy_helper.to_array, onnx.load(path).graph.initializer)
         kernels = [array for array in stored if array.dtype == np.int8 and array.ndim == 4]
         largest = max(int(np.abs(kernel.astype(int)).max()) for kernel in kernels)
