@@ -23,6 +23,7 @@ import helper
 from roadseg import terminal
 from roadseg.answering.layers import Brighten, CropLike, Preprocess
 from roadseg.answering.network import Predictor
+from roadseg.answering.predictor import UNCALIBRATED, Calibration
 from roadseg.command_line import exit_status
 from roadseg.data import vgg_weights
 from roadseg.data.check import check_samples, data_digest, files_below
@@ -481,7 +482,7 @@ def load_network(folder, precision=None):
     """Bring a trained run's network back.
 
     folder: of the run; precision: of the inner layers, default: as the run's settings say.
-    Returns (network of `layers`, (slope, offset) of its calibration, row of DATASETS, settings).
+    Returns (network of `layers`, Calibration, row of DATASETS, settings).
     Raises UserError where the run has no weights, damaged ones, or those of another version.
     """
     settings, weights = read_json(folder / "settings.json"), folder / checkpoint.BEST
@@ -501,9 +502,9 @@ def load_network(folder, precision=None):
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{weights}: damaged, or of another network ({error})") from error
     path = folder / "calibration.json"
-    fit = read_json(path, missing={"slope": 1.0, "offset": 0.0})
+    fit = {"share": 1.0} | read_json(path, missing=UNCALIBRATED._asdict())  # earlier runs lack it
     try:
-        calibration = float(fit["slope"]), float(fit["offset"])
+        calibration = Calibration(*(float(fit[name]) for name in Calibration._fields))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged ({error}); use another --run") from error
     return network, calibration, data_set, settings

@@ -112,9 +112,8 @@ class Resample(keras.layers.Layer):
 def whole_network(network, calibration, image_shape):
     """Build a model that does all that `predict.py` does, resizing and calibration included.
 
-    network: of `main.layers`; calibration: (slope, offset) of `fit_calibration`; image_shape: of
-    `nearest_shape`. Returns a model {"picture": uint8 [N, H, W, 3]} ->
-    {"probabilities": float32 [N, H, W, classes]}.
+    network: of `main.layers`; calibration: Calibration; image_shape: of `nearest_shape`. Returns a
+    model {"picture": uint8 [N, H, W, 3]} -> {"probabilities": float32 [N, H, W, classes]}.
     """
     picture = keras.Input((None, None, 3), dtype="uint8", name="picture")
     predict = with_probabilities(network, calibration)

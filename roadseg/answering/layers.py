@@ -1,10 +1,13 @@
-"""What stands before and behind VGG16: light, colours and sizes, inside the network."""
+"""What stands before and behind VGG16, inside the network: light, colours, sizes, road's share."""
 
 import math
 
 from roadseg.data.augmentation import VGG_MEAN_RGB
 from roadseg.data.light import LUMINANCE_RGB
 from roadseg.engine import keras
+
+LARGEST_SHARE = 0.99  # whose log-odds are finite
+ROUNDS = 3  # of `RaiseShare`; more change nothing (experiments/log.md)
 
 
 class Brighten(keras.layers.Layer):
@@ -59,3 +62,30 @@ class CropLike(keras.layers.Layer):
 
     def compute_output_shape(self, x_shape, reference_shape):
         return (x_shape[0], *reference_shape[1:3], x_shape[3])
+
+
+class RaiseShare(keras.layers.Layer):
+    """Makes road likelier in a picture that shows more of it than those of the calibration.
+
+    Other cameras see more road than KITTI's, and a network that has learned how little there is
+    believes too little. The mean probability of a picture tells how much there is, and each round
+    tells it better: M. Saerens, P. Latinne, C. Decaestecker: Adjusting the Outputs of a Classifier
+    to New a Priori Probabilities, Neural Computation 14, 2002. Where a picture shows less, nothing
+    changes. share: of road in the pictures of the calibration, 0..1. Logits: [N, H, W, 2].
+    """
+
+    def __init__(self, share, **options):
+        super().__init__(**options)
+        self.share = share
+
+    def call(self, logits):  # [N, H, W, 2]
+        ops = keras.ops
+        log_odds, raised = logits[..., 1:] - logits[..., :1], 0.0
+        for _ in range(ROUNDS):
+            seen = ops.mean(ops.sigmoid(log_odds + raised), axis=(1, 2), keepdims=True)
+            seen = ops.clip(seen, self.share, LARGEST_SHARE)
+            raised = ops.log(seen / (1 - seen)) - math.log(self.share / (1 - self.share))
+        return logits + raised * ops.array([0.0, 1.0], "float32")
+
+    def compute_output_shape(self, logits_shape):
+        return logits_shape

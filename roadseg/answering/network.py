@@ -1,23 +1,30 @@
 """A network of Keras that answers: calibration and softmax behind it, on all devices."""
 
 import functools
+import itertools
 
 import numpy as np
 
 from roadseg import devices
-from roadseg.answering.predictor import PREDICTION_BATCH, in_tiles
+from roadseg.answering.layers import LARGEST_SHARE, RaiseShare
+from roadseg.answering.predictor import PREDICTION_BATCH, UNCALIBRATED, in_tiles
 from roadseg.engine import device_kind, keras
 
+CALIBRATED = "calibrated"  # the layer behind which all pixels of a picture are needed
 
-def with_probabilities(network, calibration=(1.0, 0.0)):
+
+def with_probabilities(network, calibration=UNCALIBRATED):
     """Append calibration and softmax to a network.
 
-    network: of `main.layers`; calibration: (slope, offset) of `fit_calibration`, for two classes.
+    network: of `main.layers`; calibration: Calibration, of two classes.
     Returns a model: pictures [N, H, W, 3] -> class probabilities float32 [N, H, W, classes].
     """
-    slope, offset = calibration
+    slope, offset, share = calibration
     shift = [0.0] * (network.output.shape[-1] - 1) + [offset]
-    logits = keras.layers.Rescaling(slope, shift, dtype="float32")(network.output)
+    calibrate = keras.layers.Rescaling(slope, shift, dtype="float32", name=CALIBRATED)
+    logits = calibrate(network.output)
+    if share < LARGEST_SHARE:
+        logits = RaiseShare(share, dtype="float32", name="raise_share")(logits)
     return keras.Model(network.input, keras.layers.Softmax(dtype="float32")(logits))
 
 
@@ -27,7 +34,7 @@ class Predictor:
     It uses all devices of this process.
     """
 
-    def __init__(self, network, calibration=(1.0, 0.0), team=devices.ONE_DEVICE):
+    def __init__(self, network, calibration=UNCALIBRATED, team=devices.ONE_DEVICE):
         self.model, self.team = with_probabilities(network, calibration), team
         self.most = {}  # (model, shape of a picture) -> most pictures that came at once
 
@@ -37,13 +44,15 @@ class Predictor:
     def in_tiles(self, **sizes):
         """Return a function like this that answers large pictures by `in_tiles`.
 
-        sizes: of `in_tiles`. A picture is brightened as a whole, before it is cut.
+        sizes: of `in_tiles`. A picture is brightened as a whole, before it is cut, and its share
+        of road is that of the whole.
         """
-        brightened = self.model.get_layer("brighten").output
-        brighten = keras.Model(self.model.input, brightened)
-        answer = keras.Model(brightened, self.model.output)
-        tiled = in_tiles(functools.partial(self._compute, answer), **sizes)
-        return lambda pictures: tiled(self._compute(brighten, pictures))
+        ends = [self.model.input]
+        ends += [self.model.get_layer(name).output for name in ("brighten", CALIBRATED)]
+        models = (keras.Model(*pair) for pair in itertools.pairwise([*ends, self.model.output]))
+        brighten, score, finish = (functools.partial(self._compute, model) for model in models)
+        tiled = in_tiles(score, **sizes)
+        return lambda pictures: finish(tiled(brighten(pictures)))
 
     def _compute(self, model, pictures):
         places = devices.fill_up(len(pictures), self.team.own_devices)

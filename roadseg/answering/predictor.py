@@ -4,6 +4,7 @@ No Keras here: an exported network is asked in the same way.
 """
 
 import itertools
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,6 +12,17 @@ from roadseg.data.pictures import CELL, WORKERS, map_ahead, read_image, resample
 
 PREDICTION_BATCH = 4  # pictures on each device
 OTHER_SCALES = (0.85, 1.15)  # of the requested size
+
+
+class Calibration(NamedTuple):
+    """What makes probabilities of two logits; the default leaves them as they are."""
+
+    slope: float = 1.0  # times the log-odds of road
+    offset: float = 0.0  # added to them
+    share: float = 1.0  # of road in the pictures it was fitted on: see `layers.RaiseShare`
+
+
+UNCALIBRATED = Calibration()
 
 
 def scaled_shape(shape, scale):

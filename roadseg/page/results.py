@@ -47,8 +47,8 @@ def write_results(job, trained, network, save_inference_samples):
 def measure_bfloat16(job, trained, fit, exact):
     """Score the validation part in bfloat16 too, where that was faster and nothing else is asked.
 
-    trained: the network that was trained; fit: (slope, offset) of the calibration; exact: Tally in
-    float32. Returns the choice of `choose_precision`, or None.
+    trained: the network that was trained; fit: Calibration; exact: Tally in float32. Returns the
+    choice of `choose_precision`, or None.
     """
     precisions = job.settings["precision"], job.settings["training_precision"]
     if precisions != ("auto", BFLOAT16) or job.team.processes > 1:

@@ -4,6 +4,7 @@ import numpy as np
 import scipy.optimize
 import scipy.special
 
+from roadseg.answering.predictor import UNCALIBRATED, Calibration
 from roadseg.scoring.metrics import count_from, count_pairs
 
 LARGEST_LOG_ODDS = 16.0
@@ -78,14 +79,15 @@ def calibration_scores(counts):
 def fit_calibration(counts):
     """Fit the slope and offset that calibrate log-odds, by maximum likelihood (Platt scaling).
 
-    counts: int64 of `log_odds_counts`, summed. Returns (slope, offset) within BOUNDS, (1, 0) if a
-    class is missing. Targets are Platt's, a little off 0 and 1, so that data without any error do
-    not ask for an infinite slope. (J. Platt: Probabilistic Outputs for Support Vector Machines,
-    1999; C. Guo et al.: On Calibration of Modern Neural Networks, arXiv:1706.04599)
+    counts: int64 of `log_odds_counts`, summed. Returns a Calibration with slope and offset within
+    BOUNDS, UNCALIBRATED if a class is missing. Targets are Platt's, a little off 0 and 1, so that
+    data without any error do not ask for an infinite slope. (J. Platt: Probabilistic Outputs for
+    Support Vector Machines, 1999; C. Guo et al.: On Calibration of Modern Neural Networks,
+    arXiv:1706.04599)
     """
     others, roads = counts.sum(axis=1).tolist()
     if not others or not roads:
-        return 1.0, 0.0
+        return UNCALIBRATED
     targets = np.array([[1 / (others + 2)], [(roads + 1) / (roads + 2)]])
     road = (counts * targets).sum(axis=0) / counts.sum()
     other, log_odds = counts.sum(axis=0) / counts.sum() - road, bin_log_odds()
@@ -95,4 +97,5 @@ def fit_calibration(counts):
         hits, rejections = (scipy.special.log_expit(sign * calibrated) for sign in (1, -1))
         return -(road @ hits + other @ rejections)
 
-    return tuple(scipy.optimize.minimize(loss, (1.0, 0.0), bounds=BOUNDS).x.tolist())
+    slope, offset = scipy.optimize.minimize(loss, (1.0, 0.0), bounds=BOUNDS).x.tolist()
+    return Calibration(slope, offset, share=roads / (others + roads))

@@ -56,12 +56,12 @@ def score_pictures(
 def calibrate(predict, samples, data_set, image_shape, folder, batch_size=PREDICTION_BATCH):
     """Fit the calibration of a network and write calibration.json.
 
-    batch_size: of `predict_ahead`. Returns (slope, offset); (1, 0) for more than two classes.
+    batch_size: of `predict_ahead`. Returns a Calibration, UNCALIBRATED for more than two classes.
     """
     tally = score_pictures(predict, samples, data_set, image_shape, batch_size)
-    slope, offset = fit_calibration(tally.log_odds)
-    write_json(folder / "calibration.json", {"slope": slope, "offset": offset})
-    return slope, offset
+    fit = fit_calibration(tally.log_odds)
+    write_json(folder / "calibration.json", fit._asdict())
+    return fit
 
 
 def score_run(

@@ -17,7 +17,7 @@ import predict
 from main import keras
 from roadseg.answering import rounding, runtimes
 from roadseg.answering.exporting import FORMATS, Resample, whole_network
-from roadseg.answering.predictor import nearest_shape
+from roadseg.answering.predictor import UNCALIBRATED, nearest_shape
 from roadseg.data.datasets import FCN_4S
 from roadseg.data.pictures import resample
 from roadseg.errors import UserError
@@ -197,7 +197,7 @@ def kernel_types(path):
 
 def export_int8(form, folder, random):
     """Export a small FCN-4s and quantize it. Returns the file's path."""
-    model = whole_network(small_network(3, skips=FCN_4S), (1.0, 0.0), [(64, 96)])
+    model = whole_network(small_network(3, skips=FCN_4S), UNCALIBRATED, [(64, 96)])
     pictures = list(random.integers(0, 256, (4, 50, 70, 3), dtype=np.uint8))
     model({"picture": pictures[0][None]})
     path = folder / FORMATS[form].file_name

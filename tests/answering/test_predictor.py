@@ -9,9 +9,18 @@ import scipy.special
 
 import helper
 import main
+from roadseg.answering.layers import RaiseShare
 from roadseg.answering.network import Predictor
 from roadseg.answering.painting import choose_classes
-from roadseg.answering.predictor import Enlarged, in_tiles, nearest_shape, predict_ahead, thoroughly
+from roadseg.answering.predictor import (
+    UNCALIBRATED,
+    Calibration,
+    Enlarged,
+    in_tiles,
+    nearest_shape,
+    predict_ahead,
+    thoroughly,
+)
 from roadseg.data.datasets import row_of
 from roadseg.data.pictures import resample
 from roadseg.scoring.evaluation import score_pictures
@@ -22,12 +31,30 @@ def test_the_predictor_applies_the_calibration(random):
     network = small_network()
     set_small_scores(network, random, 0.01)
     picture = random.integers(0, 256, (1, 32, 64, 3), dtype=np.uint8)
-    plain, fitted = (Predictor(network, fit)(picture) for fit in ((1, 0), (0.4, 0.7)))
+    plain, fitted = (
+        Predictor(network, fit)(picture) for fit in (UNCALIBRATED, Calibration(0.4, 0.7))
+    )
     odds = scipy.special.logit(plain[..., 1].astype(np.float64))
     inner = np.abs(odds) < 8
     assert inner.mean() > 0.5 and np.ptp(odds[inner]) > 0.1
     expected = scipy.special.expit(0.4 * odds + 0.7)
     np.testing.assert_allclose(fitted[..., 1][inner], expected[inner], atol=1e-3)
+
+
+def test_road_is_likelier_where_a_picture_has_more_of_it_than_the_calibration(random):
+    """Expected by the paper's two formulas, shares of the classes and Bayes' rule, in turn."""
+    logits = random.normal(0, 2, (2, 16, 24, 2)).astype(np.float32)
+    logits[1, ..., 1] -= 2
+    shares = scipy.special.softmax(logits, axis=-1)[..., 1].mean(axis=(1, 2))
+    assert shares[0] > 0.45 and shares[1] < 0.35
+    more, less = scipy.special.softmax(RaiseShare(0.4)(logits), axis=-1)
+    np.testing.assert_allclose(less, scipy.special.softmax(logits[1], axis=-1), atol=1e-6)
+    plain = expected = scipy.special.softmax(logits[0].astype(np.float64), axis=-1)
+    for _ in range(3):
+        weighted = plain * expected.mean(axis=(0, 1)) / (0.6, 0.4)
+        expected = weighted / weighted.sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(more, expected, atol=1e-5)
+    assert (more - plain)[..., 1].max() > 0.05
 
 
 def test_a_picture_has_the_same_probabilities_alone_in_a_batch_and_in_validation(trained):
@@ -101,12 +128,13 @@ def test_tiles_change_no_answer(finest, random):
     assert all(max(height, width) <= 704 for _, height, width in sizes)
 
 
-def test_a_dark_picture_is_brightened_as_a_whole_before_it_is_cut(random):
+def test_light_and_share_of_road_are_those_of_the_whole_picture_also_in_tiles(random):
     network = small_network(blocks=NARROW_BLOCKS)
     set_small_scores(network, random, 0.01)
     dark = random.uniform(0, 60, (1, 96, 1300, 3)).astype(np.float32)
     dark[:, :, 900:] *= 4  # a tile of its own would be brightened less
-    whole = Predictor(network)
+    mean = float(Predictor(network)(dark)[..., 1].mean())
+    whole = Predictor(network, Calibration(share=0.9 * mean))
     found, expected = whole.in_tiles(tile=704)(dark), whole(dark)
     assert np.abs(found - expected).max() < 1e-4
     assert np.abs(in_tiles(whole, tile=704)(dark) - expected).max() > 1e-2
