@@ -6,7 +6,7 @@ from roadseg.data.augmentation import VGG_MEAN_RGB
 from roadseg.data.light import LUMINANCE_RGB
 from roadseg.engine import keras
 
-LARGEST_SHARE = 0.99  # whose log-odds are finite
+SHARES = 0.01, 0.99  # of road; beyond them one picture tells little of the log-odds
 ROUNDS = 3  # of `RaiseShare`; more change nothing (experiments/log.md)
 
 
@@ -76,14 +76,14 @@ class RaiseShare(keras.layers.Layer):
 
     def __init__(self, share, **options):
         super().__init__(**options)
-        self.share = share
+        self.share = max(share, SHARES[0])
 
     def call(self, logits):  # [N, H, W, 2]
         ops = keras.ops
         log_odds, raised = logits[..., 1:] - logits[..., :1], 0.0
         for _ in range(ROUNDS):
             seen = ops.mean(ops.sigmoid(log_odds + raised), axis=(1, 2), keepdims=True)
-            seen = ops.clip(seen, self.share, LARGEST_SHARE)
+            seen = ops.clip(seen, self.share, SHARES[1])
             raised = ops.log(seen / (1 - seen)) - math.log(self.share / (1 - self.share))
         return logits + raised * ops.array([0.0, 1.0], "float32")
 

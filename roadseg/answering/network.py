@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 
 from roadseg import devices
-from roadseg.answering.layers import LARGEST_SHARE, RaiseShare
+from roadseg.answering.layers import SHARES, RaiseShare
 from roadseg.answering.predictor import PREDICTION_BATCH, UNCALIBRATED, in_tiles
 from roadseg.engine import device_kind, keras
 
@@ -23,7 +23,7 @@ def with_probabilities(network, calibration=UNCALIBRATED):
     shift = [0.0] * (network.output.shape[-1] - 1) + [offset]
     calibrate = keras.layers.Rescaling(slope, shift, dtype="float32", name=CALIBRATED)
     logits = calibrate(network.output)
-    if share < LARGEST_SHARE:
+    if share < SHARES[1]:
         logits = RaiseShare(share, dtype="float32", name="raise_share")(logits)
     return keras.Model(network.input, keras.layers.Softmax(dtype="float32")(logits))
 
