@@ -502,9 +502,9 @@ def load_network(folder, precision=None):
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{weights}: damaged, or of another network ({error})") from error
     path = folder / "calibration.json"
-    fit = {"share": 1.0} | read_json(path, missing=UNCALIBRATED._asdict())  # earlier runs lack it
+    fit = read_json(path, missing=UNCALIBRATED._asdict())
     try:
-        calibration = Calibration(*(float(fit[name]) for name in Calibration._fields))
+        calibration = Calibration.of(fit)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged ({error}); use another --run") from error
     return network, calibration, data_set, settings

@@ -10,7 +10,7 @@ from roadseg.answering.layers import SHARES, RaiseShare
 from roadseg.answering.predictor import PREDICTION_BATCH, UNCALIBRATED, in_tiles
 from roadseg.engine import device_kind, keras
 
-CALIBRATED = "calibrated"  # the layer behind which all pixels of a picture are needed
+RAISE_SHARE = "raise_share"  # the layer that needs all pixels of a picture
 
 
 def with_probabilities(network, calibration=UNCALIBRATED):
@@ -21,10 +21,9 @@ def with_probabilities(network, calibration=UNCALIBRATED):
     """
     slope, offset, share = calibration
     shift = [0.0] * (network.output.shape[-1] - 1) + [offset]
-    calibrate = keras.layers.Rescaling(slope, shift, dtype="float32", name=CALIBRATED)
-    logits = calibrate(network.output)
+    logits = keras.layers.Rescaling(slope, shift, dtype="float32")(network.output)
     if share < SHARES[1]:
-        logits = RaiseShare(share, dtype="float32", name="raise_share")(logits)
+        logits = RaiseShare(share, dtype="float32", name=RAISE_SHARE)(logits)
     return keras.Model(network.input, keras.layers.Softmax(dtype="float32")(logits))
 
 
@@ -47,12 +46,15 @@ class Predictor:
         sizes: of `in_tiles`. A picture is brightened as a whole, before it is cut, and its share
         of road is that of the whole.
         """
-        ends = [self.model.input]
-        ends += [self.model.get_layer(name).output for name in ("brighten", CALIBRATED)]
-        models = (keras.Model(*pair) for pair in itertools.pairwise([*ends, self.model.output]))
-        brighten, score, finish = (functools.partial(self._compute, model) for model in models)
-        tiled = in_tiles(score, **sizes)
-        return lambda pictures: finish(tiled(brighten(pictures)))
+        layers = {layer.name: layer for layer in self.model.layers}
+        cuts = [layers["brighten"].output]
+        if RAISE_SHARE in layers:
+            cuts.append(layers[RAISE_SHARE].input)
+        ends = itertools.pairwise([self.model.input, *cuts, self.model.output])
+        models = (functools.partial(self._compute, keras.Model(*pair)) for pair in ends)
+        brighten, answer, *finish = models
+        steps = [brighten, in_tiles(answer, **sizes), *finish]
+        return lambda pictures: functools.reduce(lambda seen, step: step(seen), steps, pictures)
 
     def _compute(self, model, pictures):
         places = devices.fill_up(len(pictures), self.team.own_devices)

@@ -21,6 +21,17 @@ class Calibration(NamedTuple):
     offset: float = 0.0  # added to them
     share: float = 1.0  # of road in the pictures it was fitted on: see `layers.RaiseShare`
 
+    @classmethod
+    def of(cls, values):
+        """Return that of calibration.json; earlier runs have no share.
+
+        Raises KeyError, TypeError or ValueError where something is missing or no such number.
+        """
+        found = cls(*(float(({"share": 1.0} | values)[name]) for name in cls._fields))
+        if not 0 <= found.share <= 1:
+            raise ValueError(f"a share of {found.share}, expected 0 to 1")
+        return found
+
 
 UNCALIBRATED = Calibration()
 

@@ -17,7 +17,7 @@ import predict
 from main import keras
 from roadseg.answering import rounding, runtimes
 from roadseg.answering.exporting import FORMATS, Resample, whole_network
-from roadseg.answering.predictor import UNCALIBRATED, nearest_shape
+from roadseg.answering.predictor import UNCALIBRATED, Calibration, nearest_shape
 from roadseg.data.datasets import FCN_4S
 from roadseg.data.pictures import resample
 from roadseg.errors import UserError
@@ -195,9 +195,9 @@ def kernel_types(path):
     }
 
 
-def export_int8(form, folder, random):
-    """Export a small FCN-4s and quantize it. Returns the file's path."""
-    model = whole_network(small_network(3, skips=FCN_4S), UNCALIBRATED, [(64, 96)])
+def export_int8(form, folder, random, network=None, calibration=UNCALIBRATED):
+    """Export a network, by default a small FCN-4s, and quantize it. Returns the file's path."""
+    model = whole_network(network or small_network(3, skips=FCN_4S), calibration, [(64, 96)])
     pictures = list(random.integers(0, 256, (4, 50, 70, 3), dtype=np.uint8))
     model({"picture": pictures[0][None]})
     path = folder / FORMATS[form].file_name
@@ -214,6 +214,19 @@ def test_what_fuses_scores_and_edges_keeps_its_bits(form, tmp_path, random):
     types = kernel_types(export_int8(form, tmp_path, random))
     fuse, before = (8, 3 + 4, 3, 3), [(8, 4, 3, 3), (8, 8, 3, 3), (8, 8, 7, 7)]
     assert types[fuse] == "float32" and {types[shape] for shape in before} == {"int8"}
+
+
+@needs_export
+def test_an_int8_file_takes_means_of_pictures_in_float32(tmp_path, random):
+    """Rounded, no picture could be darker, or have more road, than those it was quantized on."""
+    pytest.importorskip("nncf")
+    path = export_int8("openvino", tmp_path, random, small_network(), Calibration(share=0.05))
+    nodes = runtimes.load_openvino(path).get_ops()
+    names = {node.get_friendly_name() for node in nodes}
+    assert all(any(layer in name for name in names) for layer in rounding.OF_MEANS)
+    rounded = [name for name in names if "fq" in name]
+    assert len(rounded) > 10
+    assert not [name for name in rounded if any(layer in name for layer in rounding.OF_MEANS)]
 
 
 @needs_export
