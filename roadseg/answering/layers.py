@@ -80,7 +80,9 @@ class RaiseShare(keras.layers.Layer):
 
     def call(self, logits):  # [N, H, W, 2]
         ops = keras.ops
-        log_odds, raised = logits[..., 1:] - logits[..., :1], 0.0
+        # Not by slices: OpenVINO moves them before the calibration when it quantizes, wrongly.
+        log_odds = ops.sum(logits * ops.array([-1.0, 1.0], "float32"), axis=-1, keepdims=True)
+        raised = 0.0
         for _ in range(ROUNDS):
             seen = ops.mean(ops.sigmoid(log_odds + raised), axis=(1, 2), keepdims=True)
             seen = ops.clip(seen, self.share, SHARES[1])
