@@ -27,7 +27,8 @@ class Calibration(NamedTuple):
 
         Raises KeyError, TypeError or ValueError where something is missing or no such number.
         """
-        found = cls(*(float(({"share": 1.0} | values)[name]) for name in cls._fields))
+        values = {"share": 1.0} | values
+        found = cls(*(float(values[name]) for name in cls._fields))
         if not 0 <= found.share <= 1:
             raise ValueError(f"a share of {found.share}, expected 0 to 1")
         return found

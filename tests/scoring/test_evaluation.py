@@ -8,7 +8,6 @@ import pytest
 
 import main
 from roadseg.answering.predictor import Calibration
-from roadseg.data.datasets import row_of
 from roadseg.data.pictures import VOID, read_label
 from roadseg.files import read_json
 from roadseg.scoring.evaluation import score_pictures, score_table
@@ -32,13 +31,12 @@ def test_a_run_keeps_what_makes_its_probabilities_true(trained, tmp_path):
 
 def test_a_run_answers_with_the_share_of_road_that_it_was_calibrated_on(trained):
     fit = read_json(trained / "calibration.json")
-    settings = read_json(trained / "settings.json")
-    data_set = row_of(settings)
+    _, calibration, data_set, settings = main.load_network(trained)
     labelled, _ = data_set.find(Path(settings["data_dir"]) / "data_road")
     labels = [read_label(sample, data_set) for sample in data_set.split(labelled, 0)[1]]
     road, other = (sum((label == index).sum() for label in labels) for index in (1, 0))
     assert fit["share"] == pytest.approx(road / (road + other)) and 0 < fit["share"] < 1
-    assert main.load_network(trained)[1] == Calibration(**fit)
+    assert calibration == Calibration(**fit)
 
 
 def test_the_terminal_shows_every_class_where_there_are_many():
