@@ -32,6 +32,7 @@ TRIALS = {
     "head-of-128": {"head_channels": 128},
     "head-of-1024": {"head_channels": 1024},
     "no-pool-dropout": {"skip_dropout": 0.0, "pool5_dropout": 0.0},
+    "little-dropout": {"skip_dropout": 0.0, "pool5_dropout": 0.0, "head_dropout": 0.2},
     "no-boundaries": {"boundary_weight": 1.0},
     "no-augmentation": STILL | {"rotation_degrees": (0, 0), "mirrored": False},
     "gentle": HALF_MOVED | {"shift": (-0.05, 0.05), "rotation_degrees": (-2.5, 2.5)},

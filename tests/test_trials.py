@@ -93,6 +93,7 @@ CHANGED = {
     "head-of-128": {"head": 128},
     "head-of-1024": {"head": 1024},
     "no-pool-dropout": {"dropout": by_layer(DROPOUT | NO_POOLS)},
+    "little-dropout": {"dropout": by_layer({"fc6": 0.2, "fc7": 0.2} | NO_POOLS)},
     "no-boundaries": {"boundary": 1.0},
     "light-left": {"varied": 0.0},
     "light-always-varied": {"varied": 1.0},
