@@ -17,6 +17,7 @@ from main import RECIPE, main
 STILL = {"zoom": (1, 1), "stretch": (1, 1), "lean": (0, 0), "shift": (0, 0)}
 HALF_MOVED = {"zoom": (0.8, 1.3), "stretch": (1 / 1.2, 1.2), "lean": (-0.07, 0.07)}
 TWICE_MOVED = {"zoom": (0.4, 2.5), "stretch": (1 / 2, 2), "lean": (-0.3, 0.3)}
+NO_POOL_DROPOUT = {"skip_dropout": 0.0, "pool5_dropout": 0.0}
 
 # Trial -> fields of main.Recipe to replace.
 TRIALS = {
@@ -31,8 +32,8 @@ TRIALS = {
     "no-fuse": {"fuse_channels": 0},
     "head-of-128": {"head_channels": 128},
     "head-of-1024": {"head_channels": 1024},
-    "no-pool-dropout": {"skip_dropout": 0.0, "pool5_dropout": 0.0},
-    "little-dropout": {"skip_dropout": 0.0, "pool5_dropout": 0.0, "head_dropout": 0.2},
+    "no-pool-dropout": NO_POOL_DROPOUT,
+    "little-dropout": NO_POOL_DROPOUT | {"head_dropout": 0.2},
     "no-boundaries": {"boundary_weight": 1.0},
     "no-augmentation": STILL | {"rotation_degrees": (0, 0), "mirrored": False},
     "gentle": HALF_MOVED | {"shift": (-0.05, 0.05), "rotation_degrees": (-2.5, 2.5)},
