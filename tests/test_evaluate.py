@@ -123,6 +123,7 @@ def test_no_submission_without_any_testing_picture():
         ("calibration.json", "{}", "damaged"),
         ("calibration.json", '{"slope": "x", "offset": 0}', "damaged"),
         ("calibration.json", '{"slope": 1, "offset": 0, "share": NaN}', "expected 0 to 1"),
+        ("calibration.json", '{"slope": 1, "offset": 0, "front": 2}', "a front of 2.0, expected"),
     ],
 )
 def test_files_of_a_run_that_are_damaged_are_named(name, content, line, trained, tmp_path, capsys):

@@ -1,13 +1,16 @@
-"""What stands before and behind VGG16, inside the network: light, colours, sizes, road's share."""
+"""What stands before and behind VGG16, inside the network: light, colours, sizes, road's odds."""
 
 import math
 
+from roadseg.answering.predictor import in_front
 from roadseg.data.augmentation import VGG_MEAN_RGB
 from roadseg.data.light import LUMINANCE_RGB
 from roadseg.engine import keras
 
 SHARES = 0.01, 0.99  # of road; beyond them one picture tells little of the log-odds
-ROUNDS = 3  # of `RaiseShare`; more change nothing (experiments/log.md)
+ROUNDS = 3  # of `RaiseRoad`; more change nothing (experiments/log.md)
+SURE = 0.9  # probability that what is in front of the camera is road
+FRONT_RAISE = 1.5  # the most log-odds by which it raises road; 1 and 2.5 are about as good
 
 
 class Brighten(keras.layers.Layer):
@@ -64,19 +67,22 @@ class CropLike(keras.layers.Layer):
         return (x_shape[0], *reference_shape[1:3], x_shape[3])
 
 
-class RaiseShare(keras.layers.Layer):
-    """Makes road likelier in a picture that shows more of it than those of the calibration.
+class RaiseRoad(keras.layers.Layer):
+    """Makes road likelier in a picture of which the network believes too little.
 
-    Other cameras see more road than KITTI's, and a network that has learned how little there is
-    believes too little. The mean probability of a picture tells how much there is, and each round
-    tells it better: M. Saerens, P. Latinne, C. Decaestecker: Adjusting the Outputs of a Classifier
-    to New a Priori Probabilities, Neural Computation 14, 2002. Where a picture shows less, nothing
-    changes. share: of road in the pictures of the calibration, 0..1. Logits: [N, H, W, 2].
+    Two things tell, and the one that asks for more counts; neither ever makes road less likely.
+    The share of road: other cameras see more of it than those of the calibration. The mean
+    probability of a picture tells how much, and each round tells it better: M. Saerens, P. Latinne,
+    C. Decaestecker: Adjusting the Outputs of a Classifier to New a Priori Probabilities, Neural
+    Computation 14, 2002. The front: where all cameras of the calibration have road in front of
+    them, others have, too; the network should be as sure of it as `SURE`.
+    share, front: of road in the pictures of the calibration and in their `in_front`, 0..1; front
+    counts if it is SURE or more. Logits: [N, H, W, 2].
     """
 
-    def __init__(self, share, **options):
+    def __init__(self, share, front=0.0, **options):
         super().__init__(**options)
-        self.share = max(share, SHARES[0])
+        self.share, self.has_front = max(share, SHARES[0]), front >= SURE
 
     def call(self, logits):  # [N, H, W, 2]
         ops = keras.ops
@@ -84,10 +90,19 @@ class RaiseShare(keras.layers.Layer):
         log_odds = ops.sum(logits * ops.array([-1.0, 1.0], "float32"), axis=-1, keepdims=True)
         raised = 0.0
         for _ in range(ROUNDS):
-            seen = ops.mean(ops.sigmoid(log_odds + raised), axis=(1, 2), keepdims=True)
-            seen = ops.clip(seen, self.share, SHARES[1])
+            seen = mean_probability(log_odds + raised, self.share)
             raised = ops.log(seen / (1 - seen)) - math.log(self.share / (1 - self.share))
+        if self.has_front:
+            seen = mean_probability(in_front(log_odds, *ops.shape(log_odds)[1:3]))
+            unsure = math.log(SURE / (1 - SURE)) - ops.log(seen / (1 - seen))
+            raised = ops.maximum(raised, ops.minimum(unsure, FRONT_RAISE))
         return logits + raised * ops.array([0.0, 1.0], "float32")
 
     def compute_output_shape(self, logits_shape):
         return logits_shape
+
+
+def mean_probability(log_odds, least=SHARES[0]):
+    """Average the probabilities of each picture, [N, H, W, 1]; at least so much. [N, 1, 1, 1]."""
+    seen = keras.ops.mean(keras.ops.sigmoid(log_odds), axis=(1, 2), keepdims=True)
+    return keras.ops.clip(seen, least, SHARES[1])

@@ -6,11 +6,11 @@ import itertools
 import numpy as np
 
 from roadseg import devices
-from roadseg.answering.layers import SHARES, RaiseShare
+from roadseg.answering.layers import SHARES, RaiseRoad
 from roadseg.answering.predictor import PREDICTION_BATCH, UNCALIBRATED, in_tiles
 from roadseg.engine import device_kind, keras
 
-RAISE_SHARE = "raise_share"  # the layer that needs all pixels of a picture
+RAISE_ROAD = "raise_road"  # the layer that needs all pixels of a picture
 
 
 def with_probabilities(network, calibration=UNCALIBRATED):
@@ -19,11 +19,11 @@ def with_probabilities(network, calibration=UNCALIBRATED):
     network: of `main.layers`; calibration: Calibration, of two classes.
     Returns a model: pictures [N, H, W, 3] -> class probabilities float32 [N, H, W, classes].
     """
-    slope, offset, share = calibration
+    slope, offset, share, front = calibration
     shift = [0.0] * (network.output.shape[-1] - 1) + [offset]
     logits = keras.layers.Rescaling(slope, shift, dtype="float32")(network.output)
     if share < SHARES[1]:
-        logits = RaiseShare(share, dtype="float32", name=RAISE_SHARE)(logits)
+        logits = RaiseRoad(share, front, dtype="float32", name=RAISE_ROAD)(logits)
     return keras.Model(network.input, keras.layers.Softmax(dtype="float32")(logits))
 
 
@@ -48,8 +48,8 @@ class Predictor:
         """
         layers = {layer.name: layer for layer in self.model.layers}
         cuts = [layers["brighten"].output]
-        if RAISE_SHARE in layers:
-            cuts.append(layers[RAISE_SHARE].input)
+        if RAISE_ROAD in layers:
+            cuts.append(layers[RAISE_ROAD].input)
         ends = itertools.pairwise([self.model.input, *cuts, self.model.output])
         models = (functools.partial(self._compute, keras.Model(*pair)) for pair in ends)
         brighten, answer, *finish = models

@@ -19,22 +19,32 @@ class Calibration(NamedTuple):
 
     slope: float = 1.0  # times the log-odds of road
     offset: float = 0.0  # added to them
-    share: float = 1.0  # of road in the pictures it was fitted on: see `layers.RaiseShare`
+    share: float = 1.0  # of road in the pictures it was fitted on: see `layers.RaiseRoad`
+    front: float = 0.0  # likewise, of their `in_front`
 
     @classmethod
     def of(cls, values):
-        """Return that of calibration.json; earlier runs have no share.
+        """Return that of calibration.json; earlier runs have no share, or no front.
 
         Raises KeyError, TypeError or ValueError where something is missing or no such number.
         """
-        values = {"share": 1.0} | values
+        values = {"share": 1.0, "front": 0.0} | values
         found = cls(*(float(values[name]) for name in cls._fields))
-        if not 0 <= found.share <= 1:
-            raise ValueError(f"a share of {found.share}, expected 0 to 1")
+        for name in ("share", "front"):
+            if not 0 <= getattr(found, name) <= 1:
+                raise ValueError(f"a {name} of {getattr(found, name)}, expected 0 to 1")
         return found
 
 
 UNCALIBRATED = Calibration()
+
+
+def in_front(pictures, height, width):
+    """Return what is right in front of the camera: the lowest quarter, the fifth in the middle.
+
+    pictures: [N, H, W, ...] of this height and width, pixels.
+    """
+    return pictures[:, 3 * height // 4 :, 2 * width // 5 : (3 * width + 4) // 5]
 
 
 def scaled_shape(shape, scale):

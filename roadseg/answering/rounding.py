@@ -16,7 +16,7 @@ from roadseg.errors import UserError
 FLOAT32, FLOAT16, INT8 = "float32", "float16", "int8"
 PRECISIONS = (FLOAT32, FLOAT16, INT8)
 LARGE = 4096  # numbers in an array that is worth rounding
-OF_MEANS = "brighten", "raise_share"  # layers that depend on the mean of a picture
+OF_MEANS = "brighten", "raise_road"  # layers that depend on the mean of a picture
 
 
 def openvino_float16(path, pictures):

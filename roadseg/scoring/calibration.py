@@ -76,14 +76,14 @@ def calibration_scores(counts):
     }
 
 
-def fit_calibration(counts):
+def fit_calibration(counts, front=(1, 0)):
     """Fit the slope and offset that calibrate log-odds, by maximum likelihood (Platt scaling).
 
-    counts: int64 of `log_odds_counts`, summed. Returns a Calibration with slope and offset within
-    BOUNDS, UNCALIBRATED if a class is missing. Targets are Platt's, a little off 0 and 1, so that
-    data without any error do not ask for an infinite slope. (J. Platt: Probabilistic Outputs for
-    Support Vector Machines, 1999; C. Guo et al.: On Calibration of Modern Neural Networks,
-    arXiv:1706.04599)
+    counts: int64 of `log_odds_counts`, summed; front: pixels of other and road that are `in_front`.
+    Returns a Calibration with slope and offset within BOUNDS, UNCALIBRATED if a class is missing.
+    Targets are Platt's, a little off 0 and 1, so that data without any error do not ask for an
+    infinite slope. (J. Platt: Probabilistic Outputs for Support Vector Machines, 1999; C. Guo et
+    al.: On Calibration of Modern Neural Networks, arXiv:1706.04599)
     """
     others, roads = counts.sum(axis=1).tolist()
     if not others or not roads:
@@ -98,4 +98,5 @@ def fit_calibration(counts):
         return -(road @ hits + other @ rejections)
 
     slope, offset = scipy.optimize.minimize(loss, (1.0, 0.0), bounds=BOUNDS).x.tolist()
-    return Calibration(slope, offset, share=roads / (others + roads))
+    roads_in_front = float(front[1] / max(1, sum(front)))
+    return Calibration(slope, offset, roads / (others + roads), roads_in_front)

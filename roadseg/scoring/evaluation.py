@@ -59,7 +59,7 @@ def calibrate(predict, samples, data_set, image_shape, folder, batch_size=PREDIC
     batch_size: of `predict_ahead`. Returns a Calibration, UNCALIBRATED for more than two classes.
     """
     tally = score_pictures(predict, samples, data_set, image_shape, batch_size)
-    fit = fit_calibration(tally.log_odds)
+    fit = fit_calibration(tally.log_odds, tally.front)
     write_json(folder / "calibration.json", fit._asdict())
     return fit
 

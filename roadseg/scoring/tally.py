@@ -3,6 +3,7 @@
 import numpy as np
 
 from roadseg.answering.painting import to_confidence
+from roadseg.answering.predictor import in_front
 from roadseg.data.pictures import VOID
 from roadseg.scoring import birds_eye, metrics
 from roadseg.scoring.calibration import LOG_ODDS_BINS, calibration_scores, log_odds_counts
@@ -19,6 +20,7 @@ class Tally:
         # View -> category -> (int64 [2, 256], pictures)
         self.views = {"perspective": {}, "birds_eye": {}}
         self.log_odds = np.zeros((2, LOG_ODDS_BINS), np.int64)
+        self.front = np.zeros(2, np.int64)  # pixels of each class in front of the camera
         self.loss_sum = 0.0
 
     def add(self, label, probabilities, category, calibration=None):
@@ -38,6 +40,8 @@ class Tally:
         self.pictures[category] = self.pictures.get(category, 0) + 1
         if len(self.class_names) == 2:
             self.log_odds += log_odds_counts(label, probabilities[..., ROAD])
+            front = in_front(label[None], *label.shape)
+            self.front += [np.count_nonzero(front == index) for index in range(2)]
             confidence = to_confidence(probabilities[..., ROAD])
             self._count("perspective", category, label, confidence)
             if calibration is not None:
@@ -49,6 +53,7 @@ class Tally:
         """Add the counts of other pictures."""
         self.confusion += other.confusion
         self.log_odds += other.log_odds
+        self.front += other.front
         self.loss_sum += other.loss_sum
         for category, number in other.pictures.items():
             self.pictures[category] = self.pictures.get(category, 0) + number

@@ -224,7 +224,9 @@ def test_what_fuses_scores_and_edges_keeps_its_bits(form, tmp_path, random):
 def test_an_int8_file_takes_means_of_pictures_in_float32(tmp_path, random):
     """Rounded, no picture could be darker, or have more road, than those it was quantized on."""
     pytest.importorskip("nncf")
-    path = export_int8("openvino", tmp_path, random, small_network(), Calibration(share=0.05))
+    path = export_int8(
+        "openvino", tmp_path, random, small_network(), Calibration(share=0.05, front=1)
+    )
     nodes = runtimes.load_openvino(path).get_ops()
     names = {node.get_friendly_name() for node in nodes}
     assert all(any(layer in name for name in names) for layer in rounding.OF_MEANS)

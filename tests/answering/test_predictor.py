@@ -9,7 +9,7 @@ import scipy.special
 
 import helper
 import main
-from roadseg.answering.layers import RaiseShare
+from roadseg.answering.layers import RaiseRoad
 from roadseg.answering.network import Predictor
 from roadseg.answering.painting import choose_classes
 from roadseg.answering.predictor import (
@@ -47,7 +47,7 @@ def test_road_is_likelier_where_a_picture_has_more_of_it_than_the_calibration(ra
     logits[1, ..., 1] -= 2
     shares = scipy.special.softmax(logits, axis=-1)[..., 1].mean(axis=(1, 2))
     assert shares[0] > 0.45 and shares[1] < 0.35
-    more, less = scipy.special.softmax(RaiseShare(0.4)(logits), axis=-1)
+    more, less = scipy.special.softmax(RaiseRoad(0.4)(logits), axis=-1)
     np.testing.assert_allclose(less, scipy.special.softmax(logits[1], axis=-1), atol=1e-6)
     plain = expected = scipy.special.softmax(logits[0].astype(np.float64), axis=-1)
     for _ in range(3):
@@ -55,6 +55,19 @@ def test_road_is_likelier_where_a_picture_has_more_of_it_than_the_calibration(ra
         expected = weighted / weighted.sum(axis=-1, keepdims=True)
     np.testing.assert_allclose(more, expected, atol=1e-5)
     assert (more - plain)[..., 1].max() > 0.05
+
+
+def test_road_is_likelier_where_the_network_is_not_sure_of_the_place_in_front(random):
+    """Up to .9 in front, by 1.5 log-odds at most; elsewhere by as much; never less likely."""
+    front = np.zeros((16, 20), bool)
+    front[12:, 8:12] = True
+    for log_odds, raised in ((1.0, np.log(9) - 1), (-3.0, 1.5), (4.0, 0.0)):
+        logits = random.normal(-2, 1, (1, 16, 20, 2)).astype(np.float32)
+        logits[0, front] = 0, log_odds
+        for share, expected in ((0.95, raised), (0.85, 0.0)):
+            found = np.asarray(RaiseRoad(0.98, share)(logits)) - logits
+            np.testing.assert_allclose(found[..., 1], expected, atol=1e-5)
+            assert not found[..., 0].any()
 
 
 def test_a_picture_has_the_same_probabilities_alone_in_a_batch_and_in_validation(trained):
@@ -134,7 +147,7 @@ def test_light_and_share_of_road_are_those_of_the_whole_picture_also_in_tiles(ra
     dark = random.uniform(0, 60, (1, 96, 1300, 3)).astype(np.float32)
     dark[:, :, 900:] *= 4  # a tile of its own would be brightened less
     mean = float(Predictor(network)(dark)[..., 1].mean())
-    for calibration in (UNCALIBRATED, Calibration(share=0.9 * mean)):
+    for calibration in (UNCALIBRATED, Calibration(share=0.9 * mean), Calibration(1, 0, 0.98, 1)):
         whole = Predictor(network, calibration)
         found, expected = whole.in_tiles(tile=704)(dark), whole(dark)
         assert np.abs(found - expected).max() < 1e-4

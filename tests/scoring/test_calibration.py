@@ -17,8 +17,8 @@ def test_calibration_makes_probabilities_true(random):
     stretched = scipy.special.expit((true_odds - 0.7) / 0.4)
     counts = log_odds_counts(label, stretched)
     assert counts.sum() == 350 * 500
-    fit = fit_calibration(counts)
-    assert fit[:2] == pytest.approx((0.4, 0.7), abs=0.02)
+    fit = fit_calibration(counts, (30, 70))
+    assert fit.front == 0.7 and fit[:2] == pytest.approx((0.4, 0.7), abs=0.02)
     assert fit.share == pytest.approx((label[50:] == 1).mean())
     found = calibration_scores(counts)
     probability, truth = stretched[50:].ravel(), label[50:].ravel()
@@ -48,6 +48,6 @@ def test_calibration_of_odd_data_stays_within_bounds(sign):
     """Data without an error, or all wrong, are few pixels: a class never becomes the other."""
     label = np.repeat(np.array([[0], [1]], np.uint8), 50, axis=1)
     odds = sign * np.where(label == 1, 0.3, -0.3)
-    slope, offset, _ = fit_calibration(log_odds_counts(label, scipy.special.expit(odds)))
+    slope, offset, *_ = fit_calibration(log_odds_counts(label, scipy.special.expit(odds)))
     assert 0.1 <= slope <= 10 and -10 <= offset <= 10
     assert (slope > 1) == (sign == 1)

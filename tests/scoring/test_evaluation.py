@@ -36,6 +36,11 @@ def test_a_run_answers_with_the_share_of_road_that_it_was_calibrated_on(trained)
     labels = [read_label(sample, data_set) for sample in data_set.split(labelled, 0)[1]]
     road, other = (sum((label == index).sum() for label in labels) for index in (1, 0))
     assert fit["share"] == pytest.approx(road / (road + other)) and 0 < fit["share"] < 1
+    rows, columns = (axis + 0.5 for axis in np.mgrid[: labels[0].shape[0], : labels[0].shape[1]])
+    height, width = labels[0].shape
+    is_front = (rows > 0.75 * height) & (abs(columns - width / 2) < width / 10)
+    front = np.concatenate([label[is_front] for label in labels])
+    assert fit["front"] == pytest.approx((front == 1).sum() / (front <= 1).sum())
     assert calibration == Calibration(**fit)
 
 
