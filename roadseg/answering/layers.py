@@ -8,7 +8,7 @@ from roadseg.data.light import LUMINANCE_RGB
 from roadseg.engine import keras
 
 SHARES = 0.01, 0.99  # of road; beyond them one picture tells little of the log-odds
-ROUNDS = 3  # of `RaiseRoad`; more change nothing (experiments/log.md)
+ROUNDS = 3  # of the share of road; more change nothing (experiments/log.md)
 SURE = 0.9  # probability that what is in front of the camera is road
 FRONT_RAISE = 1.5  # the most log-odds by which it raises road; 1 and 2.5 are about as good
 
@@ -86,7 +86,7 @@ class RaiseRoad(keras.layers.Layer):
 
     def call(self, logits):  # [N, H, W, 2]
         ops = keras.ops
-        # Not by slices: OpenVINO moves them before the calibration when it quantizes, wrongly.
+        # Not by slices of channels: OpenVINO moves those before the calibration when it quantizes.
         log_odds = ops.sum(logits * ops.array([-1.0, 1.0], "float32"), axis=-1, keepdims=True)
         raised = 0.0
         for _ in range(ROUNDS):
@@ -103,6 +103,6 @@ class RaiseRoad(keras.layers.Layer):
 
 
 def mean_probability(log_odds, least=SHARES[0]):
-    """Average the probabilities of each picture, [N, H, W, 1]; at least so much. [N, 1, 1, 1]."""
+    """Average the probabilities of a picture, from [N, H, W, 1] to [N, 1, 1, 1], least to .99."""
     seen = keras.ops.mean(keras.ops.sigmoid(log_odds), axis=(1, 2), keepdims=True)
     return keras.ops.clip(seen, least, SHARES[1])

@@ -43,8 +43,8 @@ class Predictor:
     def in_tiles(self, **sizes):
         """Return a function like this that answers large pictures by `in_tiles`.
 
-        sizes: of `in_tiles`. A picture is brightened as a whole, before it is cut, and its share
-        of road is that of the whole.
+        sizes: of `in_tiles`. A picture is brightened as a whole, before it is cut, and road is
+        raised by what the whole shows.
         """
         layers = {layer.name: layer for layer in self.model.layers}
         cuts = [layers["brighten"].output]

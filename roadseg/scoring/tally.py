@@ -20,7 +20,7 @@ class Tally:
         # View -> category -> (int64 [2, 256], pictures)
         self.views = {"perspective": {}, "birds_eye": {}}
         self.log_odds = np.zeros((2, LOG_ODDS_BINS), np.int64)
-        self.front = np.zeros(2, np.int64)  # pixels of each class in front of the camera
+        self.front = np.zeros(2, np.int64)  # pixels in front of the camera: others, road
         self.loss_sum = 0.0
 
     def add(self, label, probabilities, category, calibration=None):
@@ -40,8 +40,8 @@ class Tally:
         self.pictures[category] = self.pictures.get(category, 0) + 1
         if len(self.class_names) == 2:
             self.log_odds += log_odds_counts(label, probabilities[..., ROAD])
-            front = in_front(label[None], *label.shape)
-            self.front += [np.count_nonzero(front == index) for index in range(2)]
+            is_road = in_front(label[None], *label.shape) == ROAD  # a bonnet, not valid, is none
+            self.front += np.bincount(is_road.ravel(), minlength=2)
             confidence = to_confidence(probabilities[..., ROAD])
             self._count("perspective", category, label, confidence)
             if calibration is not None:

@@ -81,7 +81,7 @@ def needs_export(test):
 
 
 def copy_with_shapes(run, folder, shapes):
-    """Copy a run, give it other shapes in the network, and less road than in its pictures.
+    """Copy a run; give it other shapes in the network, and what makes it raise the odds of road.
 
     Returns the copy's folder.
     """
@@ -89,7 +89,8 @@ def copy_with_shapes(run, folder, shapes):
     settings = json.loads((folder / "settings.json").read_text())
     (folder / "settings.json").write_text(json.dumps(settings | {"image_shapes": shapes}))
     fit = json.loads((folder / "calibration.json").read_text())
-    (folder / "calibration.json").write_text(json.dumps(fit | {"share": 0.02}))
+    raised = {"share": 0.02} if len(shapes) == 1 else {"share": 0.98, "front": 1.0}
+    (folder / "calibration.json").write_text(json.dumps(fit | raised))
     return folder
 
 

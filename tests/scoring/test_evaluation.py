@@ -36,12 +36,20 @@ def test_a_run_answers_with_the_share_of_road_that_it_was_calibrated_on(trained)
     labels = [read_label(sample, data_set) for sample in data_set.split(labelled, 0)[1]]
     road, other = (sum((label == index).sum() for label in labels) for index in (1, 0))
     assert fit["share"] == pytest.approx(road / (road + other)) and 0 < fit["share"] < 1
-    rows, columns = (axis + 0.5 for axis in np.mgrid[: labels[0].shape[0], : labels[0].shape[1]])
     height, width = labels[0].shape
+    rows, columns = (axis + 0.5 for axis in np.mgrid[:height, :width])
     is_front = (rows > 0.75 * height) & (abs(columns - width / 2) < width / 10)
     front = np.concatenate([label[is_front] for label in labels])
-    assert fit["front"] == pytest.approx((front == 1).sum() / (front <= 1).sum())
+    assert fit["front"] == pytest.approx((front == 1).mean())
     assert calibration == Calibration(**fit)
+
+
+def test_a_bonnet_that_is_not_valid_counts_as_no_road_in_front():
+    label = np.ones((8, 10), np.uint8)
+    label[7] = VOID
+    tally = Tally(("other", "road"))
+    tally.add(label, np.full((8, 10, 2), 0.5), "city")
+    assert tally.front.tolist() == [2, 2]  # the lowest two rows, the middle two columns
 
 
 def test_the_terminal_shows_every_class_where_there_are_many():
