@@ -103,7 +103,6 @@ def make_job(folder, image_shape, precision, split=None):
     settings = {
         "dataset": "synthetic",
         "seed": 0,
-        "skips": DATASETS["synthetic"].skips,
         "data_dir": str(folder),
         "image_shape": list(image_shape),
         "image_shapes": [list(image_shape)],
@@ -337,7 +336,7 @@ def training_things(state, get_batches_fn, validate, precision):
 
     Returns {name: function () -> pictures a second}.
     """
-    batch_size, pictures = default_batch_size(), len(get_batches_fn.samples)
+    batch_size, pictures = default_batch_size(get_batches_fn.data_set), len(get_batches_fn.samples)
     batch, names = next(get_batches_fn(batch_size)), get_batches_fn.names(batch_size, 0, 0)
     together = STEPS_AHEAD if state.is_ahead else 1
 

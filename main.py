@@ -14,7 +14,7 @@ import contextlib
 import functools
 import math
 import sys
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ from roadseg.errors import LossError, MemoryShortError, StopRequest, UserError
 from roadseg.files import read_json
 from roadseg.page.results import write_results
 from roadseg.stopping import Stopping
-from roadseg.training import budget, checkpoint, plan
+from roadseg.training import budget, checkpoint, plan, run_folder
 from roadseg.training.arguments import parse_arguments
 from roadseg.training.trainer import TRAINING_COST, Training, disk_errors, tell, train_epoch
 from roadseg.training.validation import make_validate
@@ -51,7 +51,8 @@ VGG_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # (convolutions,
 class Recipe:
     """How a network is built and trained, but for what the command line says.
 
-    A run keeps it in settings.json and goes on with no other; a trial replaces fields of it.
+    A run keeps it in settings.json and goes on with no other; a data set's row may replace fields
+    of it, and so may a trial.
     Ranges are (low, high); each value is drawn evenly, of ratios the logarithm. What each is worth:
     experiments/log.md.
     """
@@ -64,7 +65,7 @@ class Recipe:
     pool2_scale: float = 0.02  # what a fuse reads is about as large as the scores beside it
     pool1_scale: float = 0.05
     fuse_channels: int = 64  # of the 3x3 convolution in pool2's and pool1's skips; 0: scores alone
-    skips: tuple | None = None  # pools from coarse to fine; None: as the data set's row says
+    skips: tuple = FCN_8S  # the first ones of SKIPS
     score_deviation: float = 1e-3  # of fc7's score kernel at its start; the skips' start at 0
     skip_dropout: float = 0.2  # share of whole channels: neighbouring places tell nearly the same
     pool5_dropout: float = 0.3  # share of numbers
@@ -166,13 +167,15 @@ SKIPS = {
 }
 
 
-def layers(vgg, num_classes, recipe=RECIPE, skips=FCN_8S):
+def layers(vgg, num_classes, recipe=RECIPE):
     """Add the skip layers to VGG16: of FCN-8s, or of a coarser or a finer network.
 
-    vgg: model of `load_vgg`; skips: the first ones of SKIPS. Returns a model: pictures
-    [N, H, W, 3] -> logits float32 [N, H, W, num_classes], of the pictures' own size.
+    vgg: model of `load_vgg`. Returns a model: pictures [N, H, W, 3] -> logits float32
+    [N, H, W, num_classes], of the pictures' own size. Raises ValueError where the recipe's skips
+    leave one out.
     """
-    if tuple(skips) != tuple(SKIPS)[: len(skips)]:
+    skips = tuple(recipe.skips)
+    if skips != tuple(SKIPS)[: len(skips)]:
         raise ValueError(f"skips {', '.join(skips)}: expected the first ones of {', '.join(SKIPS)}")
     features = {name: scale_skip(vgg, name, recipe) for name in skips}
     near_zero = keras.initializers.TruncatedNormal(stddev=recipe.score_deviation)
@@ -363,11 +366,11 @@ def train_nn(training, get_batches_fn, epochs, batch_size, validate, stopping=No
 # --- run ------------------------------------------------------------------------------------------
 
 
-def run(arguments, stopping, team=ONE_DEVICE, recipe=RECIPE):
+def run(arguments, stopping, team=ONE_DEVICE, changes=None):
     """Train a network and write the run's folder, as the arguments say. Returns the folder.
 
-    arguments: of `parse_arguments`. Several processes share the work; the first alone writes,
-    validates and paints.
+    arguments: of `parse_arguments`; changes: {field of the recipe: value}, of a trial. Several
+    processes share the work; the first alone writes, validates and paints.
     """
     used, data_set, root = team.first_then_others(
         lambda: helper.prepare_data_set(JOINT.join(arguments.dataset), arguments.data_dir)
@@ -375,6 +378,7 @@ def run(arguments, stopping, team=ONE_DEVICE, recipe=RECIPE):
     split = plan.choose_pictures(data_set, root, arguments.seed, arguments.limit)
     image_shape = arguments.image_shape or data_set.image_shape
     data_set = with_shapes(data_set, split.training, image_shape)
+    recipe = replace(RECIPE, **(data_set.recipe | (changes or {})))
     files = {}
 
     def check_data():
@@ -384,7 +388,6 @@ def run(arguments, stopping, team=ONE_DEVICE, recipe=RECIPE):
 
     settings = plan.complete_settings(arguments, used, data_set) | {
         "recipe": asdict(recipe),
-        "skips": data_set.skips if recipe.skips is None else recipe.skips,
         "labels": data_set.label_note(split.labelled, root),
         "labels_are_official": data_set.has_official_labels(split.labelled),
         "data_digest": team.from_first(check_data),
@@ -432,16 +435,14 @@ def build_network(weights, settings, recipe, num_classes, precision):
     keras.config.set_dtype_policy(precision)
     is_rounded = settings.get("head_precision") == precision  # earlier runs don't say
     vgg = load_vgg(weights, recipe, head_precision=None if is_rounded else FLOAT32)
-    return layers(vgg, num_classes, recipe, settings.get("skips", FCN_8S))
+    return layers(vgg, num_classes, recipe)
 
 
 def train(job, network, answering_network, stopping):
     """Train a network from where the run stands; the other one of `build_networks` validates it."""
     settings, team, (training, validation, _) = job.settings, job.team, job.split.parts
     shape, batch_size = settings["image_shape"], settings["pictures_a_step"]
-    # Adam's rule: the rate grows with the root of the batch (S. Malladi et al.: On the SDEs and
-    # Scaling Rules for Adaptive Gradient Algorithms, arXiv:2205.10287).
-    rate = settings["learning_rate"] * math.sqrt(batch_size / settings["batch_size"])
+    rate = plan.learning_rate_of(batch_size, settings["learning_rate"], settings["batch_size"])
     get_batches_fn = helper.gen_batch_function(
         training, job.data_set, shape, settings["seed"], job.recipe, team
     )
@@ -512,7 +513,7 @@ def load_network(folder, precision=None):
 
 def read_recipe(settings):
     """Return the Recipe in a run's settings. Raises KeyError where its fields are not today's."""
-    values, names = settings["recipe"], {field.name for field in fields(Recipe)}
+    values, names = run_folder.recipe_of(settings), {field.name for field in fields(Recipe)}
     if changed := sorted(values.keys() ^ names):
         raise KeyError(changed[0])
     return Recipe(**values)
@@ -527,14 +528,14 @@ def load_run(folder, precision=None):
     return Predictor(network, calibration), data_set, settings
 
 
-def main(arguments=None, recipe=RECIPE):
-    """Run from the command line. Returns the exit status."""
+def main(arguments=None, changes=None):
+    """Run from the command line; changes: of `run`. Returns the exit status."""
 
     def work(stopping):
         given = parse_arguments(arguments)
         with joined(given.devices) as team:
             warn_about_idle_gpu()
-            run(given, stopping, team, recipe)
+            run(given, stopping, team, changes)
 
     return exit_status(work)
 

@@ -27,7 +27,7 @@ import main
 from main import keras
 from roadseg.answering.layers import Brighten
 from roadseg.data import vgg_weights
-from roadseg.data.datasets import FCN_4S, FCN_8S
+from roadseg.data.datasets import FCN_4S
 from roadseg.data.layouts import Sample
 from roadseg.data.pictures import VOID, read_image, read_label
 from roadseg.devices import ONE_DEVICE
@@ -159,7 +159,7 @@ def test_fc6_is_rounded_in_new_runs_whose_pictures_show_its_kernel_all_of_itself
     narrow_vgg, shapes, training, head
 ):
     """What a run has begun with it keeps; one that does not say began in float32."""
-    new = {"image_shapes": shapes, "precision": training, "batch_size": 4, "skips": FCN_8S}
+    new = {"image_shapes": shapes, "precision": training, "batch_size": 4}
     new |= {"git_commits": [], "command_lines": []}
     decided = plan.decide_steps(new, {}, ONE_DEVICE)
     assert decided["head_precision"] == head
@@ -206,7 +206,7 @@ def test_fcn_8s_is_the_paper_s_weight_by_weight():
 @pytest.mark.parametrize("skips", [("pool3",), ("pool4", "pool2"), ("pool4", "pool5")])
 def test_skips_that_leave_one_out_are_refused(skips):
     with pytest.raises(ValueError, match="expected the first ones of pool4, pool3, pool2, pool1"):
-        main.layers(small_vgg(), 2, SMALL_RECIPE, skips)
+        small_network(skips=skips)
 
 
 def test_layers_start_near_even_chances(random):

@@ -46,7 +46,8 @@ def small_vgg(weights=None, blocks=SMALL_BLOCKS, recipe=SMALL_RECIPE):
 
 def small_network(num_classes=2, recipe=SMALL_RECIPE, skips=FCN_8S, blocks=SMALL_BLOCKS):
     keras.utils.set_random_seed(0)
-    return main.layers(small_vgg(None, blocks, recipe), num_classes, recipe, skips)
+    recipe = dataclasses.replace(recipe, skips=skips)
+    return main.layers(small_vgg(None, blocks, recipe), num_classes, recipe)
 
 
 def narrow_weights(channels=4, head_channels=8):
@@ -81,8 +82,8 @@ def words(*arguments):
     return [str(argument) for argument in arguments]
 
 
-def run_main(*arguments):
-    return main.main(words(*arguments))
+def run_main(*arguments, changes=None):
+    return main.main(words(*arguments), changes)
 
 
 def error_line(capsys):
@@ -235,10 +236,10 @@ def run_kitti(data_dir, runs_dir, *more):
     return run_main("--dataset", "kitti", *folders, "--image-shape", 32, 96, *more)
 
 
-def run_camvid(data_dir, *more):
+def run_camvid(data_dir, *more, changes=None):
     folders = ("--data-dir", data_dir, "--runs-dir", data_dir / "runs", "--run", "city")
     shape = ("--image-shape", 32, 64, "--epochs", 1)
-    return run_main("--dataset", "camvid", *folders, *shape, *more)
+    return run_main("--dataset", "camvid", *folders, *shape, *more, changes=changes)
 
 
 def rotated():

@@ -43,7 +43,7 @@ USAGE = {
 READ = {
     "main": """dataset=['auto'], data_dir=Path('data'), runs_dir=Path('runs'), run=None, vgg='conv',
         image_shape=None, epochs=None, minutes=None, patience=0, batch_size=None,
-        learning_rate=0.0002, class_weights=None, precision='auto', devices=None, seed=0,
+        learning_rate=None, class_weights=None, precision='auto', devices=None, seed=0,
         limit=None, tensorboard=False""",
     "main --dataset camvid folder:own --data-dir d --runs-dir r --run new --vgg a.h5 "
     "--image-shape 32 96 --epochs 3 --patience 2 --batch-size 2 --learning-rate 1 "

@@ -1,7 +1,6 @@
 """Several devices and machines train as one."""
 
 import contextlib
-import dataclasses
 import json
 import os
 import socket
@@ -12,7 +11,6 @@ import time
 import numpy as np
 import pytest
 
-import main
 from main import keras
 from roadseg import devices as module_devices
 from roadseg.training import checkpoint
@@ -20,17 +18,15 @@ from tests.small import HERE, error_line, needs_jax, run_main
 
 # Several devices drop the same places of different pictures. So small a rate, because Adam's first
 # steps make much of the rounding of small gradients; a run's own grows with the root of its batch.
-RECIPE = dataclasses.replace(
-    main.RECIPE, head_channels=8, skip_dropout=0.0, pool5_dropout=0.0, head_dropout=0.0
-)
+CHANGES = {"head_channels": 8, "skip_dropout": 0.0, "pool5_dropout": 0.0, "head_dropout": 0.0}
 RATE = 1e-9
 ON_JAX = """
 import sys
 import main
 from roadseg.training import trainer
-from tests.test_devices import RECIPE
+from tests.test_devices import CHANGES
 trainer.SAVE_SECONDS = 2
-sys.exit(main.main(sys.argv[1:], RECIPE))
+sys.exit(main.main(sys.argv[1:], CHANGES))
 """
 
 
@@ -148,13 +144,13 @@ tf.config.set_logical_device_configuration(cpu, [one] * 2)
 import main
 from roadseg.errors import StopRequest
 from roadseg.training import checkpoint
-from tests.test_devices import RECIPE
+from tests.test_devices import CHANGES
 def stop(*_):
     raise StopRequest(signal.SIGTERM)
 tell = main.tell
 for words, is_stopped in json.loads(sys.argv[1]):
     main.tell = stop if is_stopped else tell
-    assert main.main(words, RECIPE) == (143 if is_stopped else 0)
+    assert main.main(words, CHANGES) == (143 if is_stopped else 0)
     folder = pathlib.Path(words[words.index("--runs-dir") + 1], words[words.index("--run") + 1])
     assert checkpoint.load(folder, print)[1].slices == 1  # which one device needs, two do not
 """

@@ -1,6 +1,7 @@
 """Each trial changes what it says."""
 
 import csv
+import dataclasses
 import json
 import runpy
 import subprocess
@@ -38,8 +39,7 @@ def moved_by(recipe):
 
 def what_comes_of(recipe, weights):
     """Return what a recipe makes of a network, of the loss, and of pictures."""
-    skips = KITTI.skips if recipe.skips is None else recipe.skips
-    network = main.layers(main.load_vgg(weights, recipe), 2, recipe, skips)
+    network = main.layers(main.load_vgg(weights, recipe), 2, recipe)
     layers = network.layers
     label = np.zeros((1, 9, 9), np.uint8)
     label[0, 0, 0] = 1
@@ -94,6 +94,7 @@ CHANGED = {
     "head-of-1024": {"head": 1024},
     "no-pool-dropout": {"dropout": by_layer(DROPOUT | NO_POOLS)},
     "little-dropout": {"dropout": by_layer({"fc6": 0.2, "fc7": 0.2} | NO_POOLS)},
+    "main-dropout": {},
     "no-boundaries": {"boundary": 1.0},
     "light-left": {"varied": 0.0},
     "light-always-varied": {"varied": 1.0},
@@ -107,7 +108,8 @@ def test_each_trial_changes_what_it_says_and_nothing_else(trials, narrow_vgg, tm
     weights = {name: pair for name, pair in weights.items() if name.startswith("block")}
     moved = {}
     for name in trials["TRIALS"]:
-        found = what_comes_of(trials["change"](main.RECIPE, [name]), weights)
+        recipe = dataclasses.replace(main.RECIPE, **trials["changes"]([name]))
+        found = what_comes_of(recipe, weights)
         moved[name] = found.pop("moved")
         assert found == UNCHANGED | CHANGED.get(name, {}), name
     assert moved.keys() - CHANGED == {"no-augmentation", "gentle", "strong", "mirrored"}
@@ -128,10 +130,9 @@ def test_several_trials_are_made_together_and_the_rest_goes_to_main(monkeypatch)
     monkeypatch.setattr(sys, "argv", ["trials.py", *words])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(EXPERIMENTS / "trials.py"), run_name="__main__")
-    ((flags, recipe),) = seen
+    ((flags, changes),) = seen
     assert flags == words[3:] and end.value.code is None
-    assert recipe.skips == ()
-    assert recipe.zoom == (0.8, 1.3) and recipe.frozen == main.RECIPE.frozen
+    assert changes["skips"] == () and changes["zoom"] == (0.8, 1.3) and "frozen" not in changes
 
 
 def test_the_table_of_trials_compares_the_same_seeds(tmp_path):

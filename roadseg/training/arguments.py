@@ -37,9 +37,10 @@ def parse_arguments(arguments=None):
     length("--minutes", type=rate, metavar="M", help="time to train: as many epochs as fit")
     add("--patience", default=0, type=at_least(0), metavar="N", help=patience)
     fastest = "auto: trains in the fastest, scores in float32"
-    each = f"pictures a step on each device; default: {plan.CPU_BATCH}, on a GPU {plan.GPU_BATCH}"
+    each = f"pictures a step on each device; default: of the data set, on a GPU {plan.GPU_BATCH}"
+    highest = f"the highest; default: {plan.RATE_OF_ONE} times the root of --batch-size"
     add("--batch-size", type=whole, metavar="N", help=each)
-    add("--learning-rate", default=2e-4, type=rate, metavar="R", help="the highest")
+    add("--learning-rate", type=rate, metavar="R", help=highest)
     add("--class-weights", choices=WEIGHT_KINDS, help=weights)
     add("--precision", default="auto", choices=precisions, help=fastest)
     add("--devices", type=whole, metavar="N", help="of each machine to use; default: all")

@@ -29,9 +29,10 @@ GPU_EPOCHS_FACTOR = 3  # x Dataset.epochs, which suit a CPU; the last gains are 
 # In bfloat16, oneDNN fills the gradient of what fc6's kernel never sees of smaller pictures with
 # whatever lies in memory, up to 1e38 (TensorFlow 2.21).
 LEAST_SIDE_ROUNDED = 128  # pixels
-CPU_BATCH, GPU_BATCH = 4, 16  # pictures a step; fewer leave a GPU waiting (experiments/log.md)
+GPU_BATCH = 16  # pictures a step; fewer leave a GPU waiting (experiments/log.md)
+RATE_OF_ONE = 1e-4  # highest learning rate of one picture a step
 # Settings that a run keeps when it resumes, and those that each command line adds to.
-KEPT = ("pictures_a_step", "skips", "head_precision")
+KEPT = ("pictures_a_step", "head_precision")
 GROWING = ("git_commits", "command_lines")
 
 
@@ -71,6 +72,7 @@ def complete_settings(arguments, used, data_set):
     given, weights = vars(arguments).items(), vgg_weights.weights_path(arguments.vgg)
     image_shape = list(arguments.image_shape or data_set.image_shape)
     shapes = dict.fromkeys(data_set.shapes.values())
+    batch_size = arguments.batch_size or default_batch_size(data_set)
     return {
         **{
             name: str(value.absolute()) if isinstance(value, Path) else value
@@ -82,7 +84,8 @@ def complete_settings(arguments, used, data_set):
         "paint": data_set.legend,
         "class_weights": arguments.class_weights or data_set.class_weights,
         "dataset_asked_for": JOINT.join(arguments.dataset),
-        "batch_size": arguments.batch_size or default_batch_size(),
+        "batch_size": batch_size,
+        "learning_rate": arguments.learning_rate or learning_rate_of(batch_size),
         "image_shape": image_shape,
         "image_shapes": [list(shape) for shape in shapes] or [image_shape],
         "backend": keras.backend.backend(),
@@ -107,12 +110,21 @@ def choose_pictures(data_set, root, seed, limit):
     return split
 
 
-def default_batch_size():
+def default_batch_size(data_set):
     """Return the number of pictures a step on each device without --batch-size.
 
     Not to be asked before several processes have met: it starts the engine.
     """
-    return CPU_BATCH if device_kind() == "cpu" else GPU_BATCH
+    return data_set.batch_size if device_kind() == "cpu" else GPU_BATCH
+
+
+def learning_rate_of(pictures, known=RATE_OF_ONE, known_pictures=1):
+    """Scale a learning rate that is known for some number of pictures a step to another number.
+
+    Adam's rule: it grows with the root of their number (S. Malladi et al.: On the SDEs and Scaling
+    Rules for Adaptive Gradient Algorithms, arXiv:2205.10287).
+    """
+    return known * math.sqrt(pictures / known_pictures)
 
 
 def default_epochs(data_set):
@@ -145,8 +157,8 @@ def open_folder(settings, lock, data_set, team, files):
 
     lock: ExitStack that then keeps other processes away from it; data_set: its row of DATASETS;
     team: that trains; files: of `check.files_below`. Returns (its path as text, settings to keep:
-    {} for a run that is finished). A run that resumes keeps its epochs, its skips, its steps and
-    their precision, on any machine.
+    {} for a run that is finished). A run that resumes keeps its epochs, its steps and their
+    precision, on any machine.
     """
     if settings["tensorboard"]:
         event_files.load_tensorflow()
@@ -180,7 +192,6 @@ def decide_steps(settings, earlier, team):
     head = BFLOAT16 if precision == BFLOAT16 and is_seen and not earlier else FLOAT32
     return {
         "pictures_a_step": settings["batch_size"] * team.devices,
-        "skips": settings["skips"],
         "training_precision": precision,
         "head_precision": head,
         **{name: earlier[name] for name in KEPT if name in earlier},

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from roadseg import terminal
 from roadseg.data.check import changed_files
-from roadseg.data.datasets import JOINT
+from roadseg.data.datasets import FCN_8S, JOINT
 from roadseg.errors import UserError
 from roadseg.files import REPOSITORY, read_json, write_json
 
@@ -178,10 +178,21 @@ def ended_early(folder, settings):
     return len(read_log(folder)) < settings["epochs"]
 
 
+def recipe_of(settings):
+    """Return the recipe in a run's settings: {field: value}.
+
+    Earlier runs have the skips beside it, or are an FCN-8s.
+    """
+    recipe = settings.get("recipe", {})
+    if "skips" in recipe and recipe["skips"] is None:
+        return recipe | {"skips": settings.get("skips", FCN_8S)}
+    return recipe
+
+
 def _fixed(settings):
     """Return the settings that must not change, passed through JSON: {name: value}."""
     fixed = {name: settings.get(name) for name in FIXED_SETTINGS}
-    fixed |= {f"recipe's {name}": value for name, value in settings.get("recipe", {}).items()}
+    fixed |= {f"recipe's {name}": value for name, value in recipe_of(settings).items()}
     return json.loads(json.dumps(fixed))
 
 

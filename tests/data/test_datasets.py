@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,29 +29,43 @@ def test_a_run_with_eleven_classes(trained_on_camvid):
     assert painted == ["val_0.png", "val_1.png"]
 
 
-def test_a_run_with_finer_skips_and_weights_of_classes_keeps_both(
-    trained_on_camvid, narrow_vgg, tmp_path, monkeypatch
+def test_a_run_has_the_recipe_of_its_data_set_and_weights_of_classes(
+    trained_on_camvid, narrow_vgg, tmp_path, capsys
 ):
-    """Whatever the data set's row says later; a run that says nothing is an FCN-8s."""
+    """It keeps both; a trial's recipe comes before the row's, and is another one."""
     data = tmp_path / "data"
     shutil.copytree(trained_on_camvid.parents[1], data, ignore=lambda *_: ["runs"])
     words = ("--vgg", narrow_vgg, "--class-weights", "sqrt")
     assert run_camvid(data, *words) == 0
     run = data / "runs" / "city"
     before = json.loads((run / "settings.json").read_text())
-    assert before["skips"] == ["pool4", "pool3", "pool2"] and before["class_weights"] == "sqrt"
+    recipe = before["recipe"]
+    assert recipe["skips"] == ["pool4", "pool3", "pool2"] and before["class_weights"] == "sqrt"
+    assert (recipe["skip_dropout"], recipe["pool5_dropout"], recipe["head_dropout"]) == (0, 0, 0.2)
+    assert before["batch_size"] == 2 and before["learning_rate"] == pytest.approx(1.414e-4, 1e-3)
     assert list(before["weights_of_classes"]) == list(DATASETS["camvid"].classes)
     losses = [run_folder.read_log(each)[0]["loss"] for each in (run, trained_on_camvid)]
     assert losses[0] != losses[1]
-    assert main.load_run(run)[0].model.get_layer("score_pool2").weights
-    monkeypatch.setitem(DATASETS, "camvid", replace(DATASETS["camvid"], skips=FCN_8S))
     assert run_camvid(data, "--epochs", 2) == 0
     after = json.loads((run / "settings.json").read_text())
-    kept = ("skips", "class_weights", "weights_of_classes")
+    kept = ("recipe", "class_weights", "weights_of_classes")
     assert [after[name] for name in kept] == [before[name] for name in kept]
     assert main.load_run(run)[0].model.get_layer("score_pool2").weights
-    del after["skips"]
-    write_json(run / "settings.json", after)
+    capsys.readouterr()
+    assert run_camvid(data, "--epochs", 3, changes={"skips": FCN_8S}) == 2
+    expected = "has recipe's skips ['pool4', 'pool3', 'pool2'], not ['pool4', 'pool3']"
+    assert expected in error_line(capsys)
+
+
+def test_skips_of_an_earlier_run_are_read_beside_its_recipe(trained_on_camvid, tmp_path):
+    """One that does not tell them is an FCN-8s."""
+    run = tmp_path / "run"
+    shutil.copytree(trained_on_camvid, run)
+    settings = json.loads((run / "settings.json").read_text())
+    unsaid = settings | {"recipe": settings["recipe"] | {"skips": None}}
+    write_json(run / "settings.json", unsaid | {"skips": settings["recipe"]["skips"]})
+    assert main.load_run(run)[0].model.get_layer("score_pool2").weights
+    write_json(run / "settings.json", unsaid)
     with pytest.raises(UserError, match="of another network"):
         main.load_run(run)
 

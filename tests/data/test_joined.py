@@ -44,6 +44,7 @@ def joined(three, image_shape=(64, 96)):
 def test_the_shared_classes_and_other(three):
     row, training, *_ = joined(three)
     assert row.classes == ("other", "road") and not row.mirrored
+    assert row.batch_size == 4 and not row.recipe  # though CamVid's row has its own
     own = next(sample for sample in training if sample.name == "own/0")
     label = read_label(own, row)
     assert [label[row_, 0] for row_ in (5, 30, 70, 95)] == [0, 0, 1, VOID]

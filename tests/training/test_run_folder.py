@@ -1,7 +1,6 @@
 """A run's folder belongs to one run and one process."""
 
 import contextlib
-import dataclasses
 import errno
 import os
 import shutil
@@ -22,7 +21,7 @@ from roadseg.data.datasets import DATASETS
 from roadseg.devices import ONE_DEVICE
 from roadseg.engine import keras
 from roadseg.errors import UserError
-from roadseg.files import write_atomically
+from roadseg.files import read_json, write_atomically, write_json
 from roadseg.training import checkpoint, plan, run_folder
 from tests.small import HERE, error_line, run_kitti, run_main, run_predict
 
@@ -82,7 +81,6 @@ def test_a_gpu_sees_each_picture_more_often_and_a_run_keeps_its_number(tmp_path,
         "precision": "float32",
         "batch_size": 4,
         "image_shapes": [[32, 64]],
-        "skips": ["pool4", "pool3"],
         "minutes": None,
         "tensorboard": False,
         "git_commits": ["a"],
@@ -97,9 +95,9 @@ def test_a_gpu_sees_each_picture_more_often_and_a_run_keeps_its_number(tmp_path,
         assert run_folder.earlier_settings(tmp_path / run)["epochs"] == decided["epochs"]
         return decided["epochs"]
 
-    assert [epochs("first", device) for device in ("cpu:0", "gpu:0")] == [22, 22]
-    assert [epochs("second", device) for device in ("gpu:0", "cpu:0")] == [66, 66]
-    assert epochs("second", "cpu:0", said=70) == epochs("second", "gpu:0") == 70
+    assert [epochs("first", device) for device in ("cpu:0", "gpu:0")] == [26, 26]
+    assert [epochs("second", device) for device in ("gpu:0", "cpu:0")] == [78, 78]
+    assert epochs("second", "cpu:0", said=80) == epochs("second", "gpu:0") == 80
 
 
 def test_a_place_where_nothing_can_be_written_gives_one_line(drawn, tmp_path, capsys):
@@ -114,12 +112,23 @@ def test_a_place_where_nothing_can_be_written_gives_one_line(drawn, tmp_path, ca
 def test_another_recipe_is_refused_by_the_name_of_its_field(trained, drawn, tmp_path, capsys):
     shutil.copytree(trained, tmp_path / "first")
     settings = (tmp_path / "first" / "settings.json").read_bytes()
-    recipe = dataclasses.replace(main.RECIPE, zoom=(0.5, 2.0))
     words = ("--data-dir", drawn, "--runs-dir", tmp_path, "--run", "first", "--epochs", 2)
-    assert main.main([str(word) for word in words], recipe) == 2
+    assert run_main(*words, changes={"zoom": (0.5, 2.0)}) == 2
     line = error_line(capsys)
     assert "has recipe's zoom [0.6, 1.8], not [0.5, 2.0]" in line and str(tmp_path) in line
     assert (tmp_path / "first" / "settings.json").read_bytes() == settings
+
+
+def test_a_run_whose_skips_stand_beside_its_recipe_has_the_same_recipe(
+    trained, drawn, tmp_path, capsys
+):
+    """As in earlier runs: it may resume."""
+    shutil.copytree(trained, tmp_path / "first")
+    settings = read_json(tmp_path / "first" / "settings.json")
+    skips, recipe = settings["recipe"]["skips"], settings["recipe"] | {"skips": None}
+    write_json(tmp_path / "first" / "settings.json", settings | {"recipe": recipe, "skips": skips})
+    assert run_main("--data-dir", drawn, "--runs-dir", tmp_path, "--run", "first") == 0
+    assert "this run is finished" in capsys.readouterr().out
 
 
 def test_a_run_that_resumes_keeps_its_settings(trained):
