@@ -11,12 +11,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from main import main
+from main import RECIPE, main
 
 STILL = {"zoom": (1, 1), "stretch": (1, 1), "lean": (0, 0), "shift": (0, 0)}
 HALF_MOVED = {"zoom": (0.8, 1.3), "stretch": (1 / 1.2, 1.2), "lean": (-0.07, 0.07)}
 TWICE_MOVED = {"zoom": (0.4, 2.5), "stretch": (1 / 2, 2), "lean": (-0.3, 0.3)}
 NO_POOL_DROPOUT = {"skip_dropout": 0.0, "pool5_dropout": 0.0}
+LITTLE_DROPOUT = NO_POOL_DROPOUT | {"head_dropout": 0.2}
 
 # Trial -> fields of main.Recipe to replace.
 TRIALS = {
@@ -32,8 +33,8 @@ TRIALS = {
     "head-of-128": {"head_channels": 128},
     "head-of-1024": {"head_channels": 1024},
     "no-pool-dropout": NO_POOL_DROPOUT,
-    "little-dropout": NO_POOL_DROPOUT | {"head_dropout": 0.2},
-    "main-dropout": {"skip_dropout": 0.2, "pool5_dropout": 0.3, "head_dropout": 0.5},
+    "little-dropout": LITTLE_DROPOUT,
+    "main-dropout": {name: getattr(RECIPE, name) for name in LITTLE_DROPOUT},
     "no-boundaries": {"boundary_weight": 1.0},
     "no-augmentation": STILL | {"rotation_degrees": (0, 0), "mirrored": False},
     "gentle": HALF_MOVED | {"shift": (-0.05, 0.05), "rotation_degrees": (-2.5, 2.5)},

@@ -90,19 +90,25 @@ class RaiseRoad(keras.layers.Layer):
         log_odds = ops.sum(logits * ops.array([-1.0, 1.0], "float32"), axis=-1, keepdims=True)
         raised = 0.0
         for _ in range(ROUNDS):
-            seen = mean_probability(log_odds + raised, self.share)
-            raised = ops.log(seen / (1 - seen)) - math.log(self.share / (1 - self.share))
+            raised = log_odds_of_mean(log_odds + raised, self.share) - to_log_odds(self.share)
         if self.has_front:
-            seen = mean_probability(in_front(log_odds, *ops.shape(log_odds)[1:3]))
-            unsure = math.log(SURE / (1 - SURE)) - ops.log(seen / (1 - seen))
-            raised = ops.maximum(raised, ops.minimum(unsure, FRONT_RAISE))
+            front = in_front(log_odds, *ops.shape(log_odds)[1:3])
+            missing = to_log_odds(SURE) - log_odds_of_mean(front)
+            raised = ops.maximum(raised, ops.minimum(missing, FRONT_RAISE))
         return logits + raised * ops.array([0.0, 1.0], "float32")
 
     def compute_output_shape(self, logits_shape):
         return logits_shape
 
 
-def mean_probability(log_odds, least=SHARES[0]):
-    """Average the probabilities of a picture, from [N, H, W, 1] to [N, 1, 1, 1], least to .99."""
+def log_odds_of_mean(log_odds, least=SHARES[0]):
+    """Return the log-odds of a picture's mean probability, which is kept between least and .99.
+
+    From [N, H, W, 1] to [N, 1, 1, 1].
+    """
     seen = keras.ops.mean(keras.ops.sigmoid(log_odds), axis=(1, 2), keepdims=True)
-    return keras.ops.clip(seen, least, SHARES[1])
+    return to_log_odds(keras.ops.clip(seen, least, SHARES[1]), keras.ops.log)
+
+
+def to_log_odds(probability, log=math.log):
+    return log(probability / (1 - probability))
