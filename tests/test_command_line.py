@@ -25,7 +25,7 @@ USAGE = {
     "main": """[-h] [--dataset NAME [NAME ...]] [--data-dir DIR]
         [--runs-dir DIR] [--run NAME] [--vgg conv|full|none|PATH] [--image-shape H W]
         [--epochs N | --minutes M] [--patience N] [--batch-size N] [--learning-rate R]
-        [--class-weights {none,sqrt,median}]
+        [--class-weights {none,weak,sqrt,median}]
         [--precision {auto,float32,mixed_bfloat16,mixed_float16}] [--devices N] [--seed N]
         [--limit N] [--tensorboard]""",
     "predict": """[-h] [--run RUN] [--output DIR]

@@ -5,7 +5,7 @@ import numpy as np
 from roadseg.data.pictures import VOID, map_ahead, read_label
 
 # Kind -> power of (median frequency / frequency of the class).
-WEIGHT_KINDS = {"none": 0.0, "sqrt": 0.5, "median": 1.0}
+WEIGHT_KINDS = {"none": 0.0, "weak": 0.15, "sqrt": 0.5, "median": 1.0}
 
 
 def weigh_classes(kind, samples, data_set):

@@ -35,5 +35,7 @@ def test_a_class_weighs_the_median_share_by_its_own(samples):
     # The median is road's: 46/140, 1, (46/190) / (4/100); there is no moon.
     expected = {"wall": 0.3286, "road": 1.0, "pole": 6.053, "moon": 1.0}
     assert weigh_classes("median", samples, ROW) == expected
+    expected = {"wall": 0.8462, "road": 1.0, "pole": 1.31, "moon": 1.0}
+    assert weigh_classes("weak", samples, ROW) == expected
     expected = {"wall": 0.5732, "road": 1.0, "pole": 2.460, "moon": 1.0}
     assert weigh_classes("sqrt", samples, ROW) == expected
