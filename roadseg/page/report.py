@@ -4,7 +4,7 @@ import base64
 import json
 from pathlib import Path
 
-from roadseg.data.datasets import row_of
+from roadseg.data.datasets import FCN_8S, row_of
 from roadseg.errors import UserError
 from roadseg.files import read_json, write_text
 from roadseg.page.charts import SCORES, charts_by_epoch, charts_of_road, score_column
@@ -36,6 +36,7 @@ def write(folder):
     page = load_template().render(
         name=folder.absolute().name,
         title=row_of(settings).title if settings else "A run",
+        stride=32 >> len(run_folder.recipe_of(settings).get("skips", FCN_8S)),
         settings=settings,
         settings_texts={name: json.dumps(value) for name, value in settings.items()},
         epochs=len(rows),
