@@ -126,7 +126,12 @@ def classes_of_own(names, colours=None):
     paint = {number: tuple(round(255 * c) for c in hues[number]) for number in numbers}
     paint = ROAD_GREEN if len(names) == 2 else paint
     given = {number: tuple(colours[names[number]]) for number in paint} if colours else {}
-    return {"classes": tuple(names), "paint": paint | given}
+    return {"classes": tuple(names), "paint": paint | given, "recipe": recipe_for(names)}
+
+
+def recipe_for(classes):
+    """Return the fields of main.Recipe to replace where things as thin as poles may be told."""
+    return {"skips": FCN_4S} if len(classes) > 2 else {}
 
 
 def regroup(row, classes):
@@ -222,8 +227,9 @@ CAMVID = Dataset(
     image_shape=(360, 480),
     epochs=26,
     batch_size=2,
-    # Poles are thin. Eleven classes are learnt too little, not by heart: less dropout, more steps.
-    recipe={"skips": FCN_4S, "skip_dropout": 0.0, "pool5_dropout": 0.0, "head_dropout": 0.2},
+    # Eleven classes are learnt too little, not by heart: less dropout, more steps.
+    recipe=recipe_for(CAMVID_CLASSES)
+    | {"skip_dropout": 0.0, "pool5_dropout": 0.0, "head_dropout": 0.2},
 )
 
 DATASETS = {
@@ -271,6 +277,7 @@ DATASETS = {
         split=split_by_category,
         image_shape=(256, 512),
         epochs=12,
+        recipe=recipe_for(CITYSCAPES_CLASSES),
     ),
     "folder": Dataset(
         title="your own pictures",

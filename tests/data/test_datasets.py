@@ -99,7 +99,8 @@ def test_a_run_on_somebodys_own_pictures(own, narrow_vgg, capsys):
     result = json.loads((run / "metrics.json").read_text())
     assert list(result["classes"]) == ["ground", "line", "räume"] and result["pictures"] == 2
     assert [path.name for path in (run / "pictures").iterdir()] == ["new.png"]
-    assert "räume" in (run / "report.html").read_text()
+    page = (run / "report.html").read_text()
+    assert "räume" in page and "FCN-4s on VGG16" in page
     assert run_predict(run, own / "testing", "--save", "mask", "probability") == 0
     assert read_numbers(run / "predictions" / "new_mask.png").max() <= 2
     assert run_evaluate(run) == 0
