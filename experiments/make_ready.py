@@ -3,7 +3,8 @@
     .venv/bin/python experiments/make_ready.py RUN --data-dir DIR
 
 Weights become float16, which halves the file; what the settings say of this machine's folders is
-left out. The scores in metrics.json are those of the rounded network, on the validation part.
+left out. The calibration and the scores in metrics.json are those of the rounded network, on the
+validation part.
 """
 
 import argparse
@@ -17,15 +18,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from main import load_run
+from main import load_network
 from roadseg import terminal
+from roadseg.answering.network import Predictor
 from roadseg.command_line import exit_status
 from roadseg.data.datasets import locate
 from roadseg.files import read_json, write_atomically, write_json
-from roadseg.scoring.evaluation import score_run, score_table
+from roadseg.scoring.evaluation import calibrate, score_run, score_table
 from roadseg.training import checkpoint, plan, run_folder
 
-COPIED = ("calibration.json", "log.csv")
 OF_THIS_MACHINE = {"data_dir": "data", "runs_dir": "runs"}
 
 
@@ -56,18 +57,19 @@ def portable(settings):
 
 
 def make(folder, ready, data_dir):
-    """Write the folder `ready` from a run's folder, and score it."""
+    """Write the folder `ready` from a run's folder, calibrate and score it."""
     ready.mkdir(parents=True, exist_ok=True)
-    for name in COPIED:
-        shutil.copyfile(folder / name, ready / name)
+    shutil.copyfile(folder / "log.csv", ready / "log.csv")
     weights = folder / checkpoint.BEST
     write_atomically(ready / checkpoint.BEST, lambda path: round_weights(weights, path))
     settings = portable(read_json(folder / "settings.json"))
     write_json(ready / "settings.json", settings)
-    predict, _, _ = load_run(ready)
+    network, *_ = load_network(ready)
     data_set, root = locate(settings["dataset"], data_dir)
     split = plan.choose_pictures(data_set, root, settings["seed"], settings["limit"])
-    result, _ = score_run(predict, split.validation, data_set, settings, "validation")
+    validation, shapes = split.validation, settings["image_shapes"]
+    fit = calibrate(Predictor(network), validation, data_set, shapes, ready)
+    result, _ = score_run(Predictor(network, fit), validation, data_set, settings, "validation")
     write_json(ready / "metrics.json", result)
     size = (ready / checkpoint.BEST).stat().st_size
     terminal.say(f"{score_table(result)}\n{ready}: {size / 1e6:.1f} MB of weights")
