@@ -1,6 +1,7 @@
 """Make data/ready, the network that comes with the repository, from a finished run.
 
     .venv/bin/python experiments/make_ready.py RUN --data-dir DIR
+    .venv/bin/python experiments/make_ready.py data/ready --data-dir DIR     calibrates it again
 
 Weights become float16, which halves the file; what the settings say of this machine's folders is
 left out. The calibration and the scores in metrics.json are those of the rounded network, on the
@@ -9,7 +10,6 @@ validation part.
 
 import argparse
 import itertools
-import shutil
 import sys
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from roadseg import terminal
 from roadseg.answering.network import Predictor
 from roadseg.command_line import exit_status
 from roadseg.data.datasets import locate
-from roadseg.files import read_json, write_atomically, write_json
+from roadseg.files import read_json, write_atomically, write_json, write_text
 from roadseg.scoring.evaluation import calibrate, score_run, score_table
 from roadseg.training import checkpoint, plan, run_folder
 
@@ -47,7 +47,8 @@ def round_weights(source, target):
 
 def portable(settings):
     """Return a run's settings without the folders of this machine."""
-    settings = settings | OF_THIS_MACHINE
+    labels = settings["labels"].replace(settings["data_dir"], OF_THIS_MACHINE["data_dir"])
+    settings = settings | OF_THIS_MACHINE | {"labels": labels}
     flags = {f"--{name.replace('_', '-')}": value for name, value in OF_THIS_MACHINE.items()}
     lines = [
         [flags.get(before, word) for before, word in itertools.pairwise(["", *words])]
@@ -59,7 +60,7 @@ def portable(settings):
 def make(folder, ready, data_dir):
     """Write the folder `ready` from a run's folder, calibrate and score it."""
     ready.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(folder / "log.csv", ready / "log.csv")
+    write_text(ready / "log.csv", (folder / "log.csv").read_text())
     weights = folder / checkpoint.BEST
     write_atomically(ready / checkpoint.BEST, lambda path: round_weights(weights, path))
     settings = portable(read_json(folder / "settings.json"))

@@ -130,7 +130,7 @@ def classes_of_own(names, colours=None):
 
 
 def recipe_for(classes):
-    """Return the fields of main.Recipe to replace where things as thin as poles may be told."""
+    """Return the fields of main.Recipe that the number of classes decides: poles are thin."""
     return {"skips": FCN_4S} if len(classes) > 2 else {}
 
 

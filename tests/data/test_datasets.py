@@ -11,7 +11,7 @@ from PIL import Image
 import helper
 import main
 from roadseg.data import download
-from roadseg.data.datasets import DATASETS, FCN_8S
+from roadseg.data.datasets import DATASETS, FCN_4S, FCN_8S
 from roadseg.data.pictures import VOID, read_image, read_label, read_numbers
 from roadseg.drawn import scenes
 from roadseg.errors import UserError
@@ -248,6 +248,7 @@ def test_cityscapes_in_its_official_layout(narrow_vgg, tmp_path, random):
     assert (found[np.isin(numbers, [0, 6, 9, 18, 29, 30, 255])] == VOID).all()
     assert len(row.classes) == 19 and len(np.unique(found)) == 20 and len(testing) == 1
     assert run_data_set("cityscapes", tmp_path, narrow_vgg) == 0
+    assert row.recipe == {"skips": FCN_4S}
 
 
 def spoil_camvid_by_another_number(folder):
