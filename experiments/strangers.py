@@ -59,7 +59,7 @@ def has_own_label(sample):
 
 STRANGERS = {
     "KITTI, own labels": Stranger("kitti", has_own_label),
-    # In um and umm KITTI calls its lowest rows not road, whatever they show.
+    # In um and umm most of KITTI's polygons end above the lower edge, so its road is not road.
     "KITTI, own labels, less the lowest 3 of 188 rows": Stranger("kitti", has_own_label, 3 / 188),
     "KITTI, the rest": Stranger("kitti", lambda sample: not has_own_label(sample)),
     "CamVid": Stranger("camvid"),

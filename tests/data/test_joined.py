@@ -128,12 +128,15 @@ def test_regrouping_by_hand():
     assert (values[3], values[8], values[0], values[11], values[VOID]) == (1, 2, 0, VOID, VOID)
 
 
+def test_sharing_more_than_two_classes_gives_the_finer_skip():
+    rows = {name: (datasets.DATASETS[name], None) for name in ("camvid", "cityscapes")}
+    many = datasets.join(rows)
+    assert len(many.classes) > 2 and many.recipe == {"skips": datasets.FCN_4S}
+
+
 def test_sharing_no_class_is_an_error():
     rows = {name: (datasets.DATASETS[name], None) for name in ("kitti", "cityscapes")}
     assert datasets.join(rows).classes == ("other", "road")
-    rows["camvid"] = datasets.DATASETS["camvid"], None
-    many = datasets.join({name: rows[name] for name in ("camvid", "cityscapes")})
-    assert len(many.classes) > 2 and many.recipe == {"skips": datasets.FCN_4S}
     strange = datasets.regroup(datasets.DATASETS["camvid"], ("sky", "car"))
     with pytest.raises(UserError, match="share no class"):
         datasets.join({"kitti": rows["kitti"], "strange": (strange, None)})
