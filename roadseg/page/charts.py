@@ -31,7 +31,7 @@ def charts_by_epoch(rows):
     lowest = min(90, *(value // 10 * 10 for _, value in scores))
     return [
         Chart(
-            "Loss by epoch (line: training, boundaries weighted; orange: validation)",
+            "Loss by epoch (green: training, boundaries weighted; orange: validation)",
             epochs,
             ("loss, nats per pixel", 0, max(loss for _, loss in losses + val_losses)),
             {"one": losses, "two": val_losses},

@@ -72,7 +72,7 @@ class WorstPictures:
     def add(self, sample, picture, label, probabilities, calibration):
         """Add a picture: uint8 [H, W, 3], uint8 [H, W], float32 [H, W, C], matrices or None."""
         answer = probabilities.argmax(axis=-1)
-        painted = paint_errors(picture, label, answer)
+        painted = paint_errors(picture, label, answer, probabilities.shape[-1])
         views = {"errors": painted}
         if calibration is not None:
             places = birds_eye.find_places(calibration, *label.shape)
@@ -101,15 +101,23 @@ def score_picture(label, answer, classes):
     return 200.0 * int((truth & called).sum()) / total if total else 100.0
 
 
-def paint_errors(picture, label, answer):
+def key_of_errors(classes):
+    """Return what the colours of `paint_errors` mean: {text: (red, green, blue)}."""
+    if len(classes) > 2:
+        return {"another class": MISSED}
+    road = classes[ROAD]
+    return {f"{road} missed": MISSED, f"called {road}, but is not": INVENTED}
+
+
+def paint_errors(picture, label, answer, classes):
     """Paint missed road red and invented road blue; for more classes, all errors red.
 
     picture: uint8 [H, W, 3]; label, answer: integers [H, W], class indices; VOID in label is never
-    wrong. Returns uint8 [H, W, 3], pale where the answer is right.
+    wrong; classes: how many there are. Returns uint8 [H, W, 3], pale where the answer is right.
     """
     painted = picture // 2 + 64
     wrong = (label != VOID) & (answer != label)
-    invented = wrong & (label == 0) & (answer == ROAD) & (answer.max() <= ROAD)
+    invented = wrong & (answer == ROAD) & (classes == 2)
     for place, colour in ((wrong & ~invented, MISSED), (invented, INVENTED)):
         painted[place] = (picture[place] // 3 + np.array(colour) * 2 // 3).astype(np.uint8)
     return painted

@@ -8,6 +8,7 @@ from roadseg.data.datasets import FCN_8S, row_of
 from roadseg.errors import UserError
 from roadseg.files import read_json, write_text
 from roadseg.page.charts import SCORES, charts_by_epoch, charts_of_road, score_column
+from roadseg.page.gallery import key_of_errors
 from roadseg.scoring.metrics import CLASS_SCORES, largest_confusions, row_shares
 from roadseg.training import run_folder
 
@@ -22,7 +23,7 @@ TABLES = {
     ),
 }
 LAYERS = ("picture", "probability", "mask")
-WORST_TEXTS = {"errors": "road missed red, invented blue", "above": "the same from above"}
+WORST_TEXTS = {"errors": "errors", "above": "errors, from above"}
 
 
 def write(folder):
@@ -33,9 +34,10 @@ def write(folder):
     # A run resumed for more epochs has no scores yet; the pictures are outdated.
     shown = read_json(folder / "report" / "report.json", missing={}) if metrics else {}
     rows = run_folder.read_log(folder)
+    row = row_of(settings) if settings else None
     page = load_template().render(
         name=folder.absolute().name,
-        title=row_of(settings).title if settings else "A run",
+        title=row.title if row else "A run",
         stride=32 >> len(run_folder.recipe_of(settings).get("skips", FCN_8S)),
         settings=settings,
         settings_texts={name: json.dumps(value) for name, value in settings.items()},
@@ -48,7 +50,8 @@ def write(folder):
         score_name="F1" if "precision" in shown else "accuracy",
         worst=_worst(folder, shown),
         gallery=_gallery(folder, shown),
-        legend=row_of(settings).legend.items() if shown else [],
+        legend=row.legend if shown else {},
+        key_of_errors=key_of_errors(row.classes) if shown else {},
     )
     path = folder / "report.html"
     write_text(path, page)

@@ -40,7 +40,15 @@ def test_the_worst_pictures_come_first(tmp_path):
 
 def test_missed_road_is_red_and_invented_road_blue():
     road = answer_with_errors(19)
-    painted = gallery.paint_errors(PICTURE, LABEL, (road > 0.5).astype(int)).astype(int)
+    painted = gallery.paint_errors(PICTURE, LABEL, (road > 0.5).astype(int), 2).astype(int)
     red, blue = painted[..., 0] > painted[..., 2] + 50, painted[..., 2] > painted[..., 0] + 50
     np.testing.assert_array_equal(red, (LABEL == 1) & (road == 0))
     np.testing.assert_array_equal(blue, (LABEL == 0) & (road == 1))
+
+
+def test_of_many_classes_every_error_is_red():
+    """Also in a picture whose answer has the first two of them alone."""
+    answer = (answer_with_errors(19) > 0.5).astype(int)
+    painted = gallery.paint_errors(PICTURE, LABEL, answer, 11).astype(int)
+    red = painted[..., 0] > painted[..., 2] + 50
+    np.testing.assert_array_equal(red, (LABEL != VOID) & (answer != LABEL))

@@ -54,6 +54,7 @@ def test_the_report_stands_alone_and_links_to_the_pictures(trained):
     assert page.links and all((trained / link).is_file() for link in page.links)
     assert any("Agreement with the labels" in text for text in page.texts)
     assert any("FCN-8s on VGG16" in text for text in page.texts)
+    assert any("road missed" in text for text in page.texts)  # what red means in the worst
     scores = json.loads((trained / "metrics.json").read_text())
     for view in ("perspective", "birds_eye"):
         assert f"{scores[view]['umm']['MaxF']:.2f}" in page.texts
@@ -82,6 +83,7 @@ def test_a_report_of_more_classes_has_a_row_and_a_colour_for_each(trained_on_cam
     page = PageReader((trained_on_camvid / "report.html").read_text())
     assert all(page.texts.count(name) >= 2 for name in DATASETS["camvid"].classes)
     assert any("FCN-4s on VGG16" in text for text in page.texts)
+    assert any("another class" in text for text in page.texts)  # what red means in the worst
 
 
 def test_the_report_of_a_run_of_more_classes_that_goes_on_shows_its_best_mean_iou(
