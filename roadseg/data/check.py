@@ -9,12 +9,13 @@ import typing
 import numpy as np
 
 from roadseg import terminal
+from roadseg.data.layouts import VALIDATION_LIST
 from roadseg.data.pictures import VOID, is_turned, map_ahead, read_image, read_label
 from roadseg.errors import UserError
 from roadseg.files import file_digest, write_json
 
 DIGITS = 16  # of a file's digest, that are kept
-VERSION = 2  # of the checks: what an earlier one remembered does not count
+VERSION = 3  # of the checks: what an earlier one remembered does not count
 
 
 class Seen(typing.NamedTuple):
@@ -30,14 +31,15 @@ def check_samples(parts, data_set, memory):
     """Open every file and check that training can use it.
 
     parts: training, validation and testing samples; data_set: their row of DATASETS; memory: path
-    of a JSON file for what was seen, which counts until a file's name, size or time changes.
-    Returns {path of a picture: digest of it and its label}, and the digest of each class list that
-    says what labels mean. Raises UserError with a line for each file that can't be read, has an
-    unknown colour, differs in size from its picture or is a copy of another; where the training
-    part's labels hold fewer than two classes; and where those of the validation part hold none.
+    of a JSON file for what was seen, which counts until a file's name, size, time or part changes.
+    Returns {path of a picture: digest of it and its label}, and the digest of each file that says
+    what labels mean or which pictures validate. Raises UserError with a line for each file that
+    can't be read, has an unknown colour, differs in size from its picture or is a copy of another;
+    where the training part's labels hold fewer than two classes; and where those of the validation
+    part hold none.
     """
     samples = [sample for part in parts for sample in part]
-    key = _look_from_outside(samples, data_set)
+    key = _look_from_outside(parts, data_set)
     remembered = _recall(memory)
     if key not in remembered:
         looks = map_ahead(lambda sample: _look_at(sample, data_set), samples)
@@ -48,7 +50,7 @@ def check_samples(parts, data_set, memory):
         with contextlib.suppress(OSError):  # then it is looked at again
             memory.parent.mkdir(parents=True, exist_ok=True)
             write_json(memory, remembered)
-    return remembered[key] | _class_lists(data_set)
+    return remembered[key] | _class_lists(data_set) | _chosen_parts(parts[1], data_set)
 
 
 def files_below(files, root):
@@ -74,18 +76,33 @@ def _digest(text):
 
 def _class_lists(data_set):
     """Return {path: digest} of class lists by which labels hold more than class indices."""
-    rows = data_set.parts.values() or [data_set]
     return {
         str(row.class_list.path): _digest(repr(sorted(row.label_values.items())))[:DIGITS]
-        for row in rows
+        for row in _rows(data_set).values()
         if row.class_list and not row.class_list.counts_from_0
     }
 
 
-def _look_from_outside(samples, data_set):
-    """Return a digest of names, sizes and times of the files and of the label values."""
-    facts = [VERSION, data_set.title, data_set.label_values]
-    facts += [part.label_values for part in data_set.parts.values()]
+def _chosen_parts(validation, data_set):
+    """Return {path: digest} of lists of validation pictures that somebody wrote."""
+    found = {}
+    for name, row in _rows(data_set).items():
+        if row.class_list and (path := row.class_list.path.with_name(VALIDATION_LIST)).is_file():
+            names = sorted(sample.name for sample in validation if sample.data_set == name)
+            found[str(path)] = _digest(repr(names))[:DIGITS]
+    return found
+
+
+def _rows(data_set):
+    """Return {Sample.data_set: its row}: of the data sets that are joined, or of the only one."""
+    return data_set.parts or {"": data_set}
+
+
+def _look_from_outside(parts, data_set):
+    """Return a digest of names, sizes, times and parts of the files and of the label values."""
+    facts = [VERSION, data_set.title, [len(part) for part in parts]]
+    facts += [row.label_values for row in _rows(data_set).values()]
+    samples = (sample for part in parts for sample in part)
     for path in (path for sample in samples for path in (sample.picture, sample.label) if path):
         with contextlib.suppress(OSError):  # reading it reports the error
             status = path.stat()
@@ -141,27 +158,54 @@ def _judge(looks, counts, data_set):
             faults.append(f"{sample.picture}: is a copy of {original}; remove one of them")
     if not faults:
         training, validation = counts
-        labels = looks[0][0].label.parent
         validating = looks[training : training + validation]
-        faults = _class_faults(labels, looks[:training], "training", 2, data_set)
-        faults = faults or _class_faults(labels, validating, "validation", 1, data_set)
+        faults = _class_faults(looks[:training], "training", 2, data_set)
+        faults = faults or _class_faults(validating, "validation", 1, data_set)
+        faults = faults or _faults_of_joined(looks[:training], data_set)
     if faults:
         raise UserError("\n".join(faults))
+    for cure in _cures_of_void(_classes_in(looks[:training]), data_set):
+        terminal.say(f"{looks[0][0].label.parent}: {cure}")
 
 
-def _class_faults(labels, looks, purpose, least, data_set):
+def _class_faults(looks, purpose, least, data_set):
     """Return a line where the labels of a part hold fewer classes than least, else nothing."""
-    found = frozenset().union(*(seen.classes for _, seen in looks))
-    classes = found - {VOID}
-    if len(classes) >= least:
+    labels, found = looks[0][0].label.parent, _classes_in(looks)
+    if len(found - {VOID}) >= least:
         return []
-    names = " and ".join(data_set.classes[index] for index in classes) or "nothing"
-    fault = (
+    names = " and ".join(data_set.classes[index] for index in found - {VOID}) or "nothing"
+    return [
         f"{labels}: the {purpose} labels hold {names} alone; expected at least "
         f"{('one', 'two')[least - 1]} of {', '.join(data_set.classes)}"
-    )
-    if data_set.class_list and VOID in found and data_set.label_values.get(VOID) == VOID:
-        missing = [name for index, name in enumerate(data_set.classes) if index not in found][-1]
-        cure = data_set.class_list.needs([VOID], missing)
-        fault += f"; {VOID} counts nowhere: if it is {missing}, {cure}"
-    return [fault]
+        + "".join(f"; {cure}" for cure in _cures_of_void(found, data_set))
+    ]
+
+
+def _classes_in(looks):
+    """Return the class indices, and VOID, in the labels of [(Sample, Seen)]."""
+    return frozenset().union(*(seen.classes for _, seen in looks))
+
+
+def _cures_of_void(found, data_set):
+    """Yield what makes a missing class of the number that counts nowhere, if both are there.
+
+    found: of `_classes_in`.
+    """
+    missing = [name for index, name in enumerate(data_set.classes) if index not in found]
+    is_void = VOID in found and data_set.label_values.get(VOID) == VOID
+    if data_set.class_list and is_void and missing:
+        cure = data_set.class_list.needs([VOID], missing[-1])
+        yield f"{VOID} counts nowhere: if it is {missing[-1]}, {cure}"
+
+
+def _faults_of_joined(looks, data_set):
+    """Return a line for each joined data set of one class whose labels hold VOID beside it.
+
+    looks: of training. One of a single class without VOID may be meant: streets without road.
+    """
+    faults = []
+    for name, row in data_set.parts.items():
+        own = [(sample, seen) for sample, seen in looks if sample.data_set == name]
+        if VOID in _classes_in(own):
+            faults += _class_faults(own, "training", 2, row)
+    return faults

@@ -24,7 +24,7 @@ from roadseg.data.layouts import (
     split_last_frames,
     split_share,
 )
-from roadseg.data.pictures import CELL, VOID, picture_shape
+from roadseg.data.pictures import CELL, VOID, upright_shape
 from roadseg.errors import UserError
 
 FCN_8S = ("pool4", "pool3")  # the skips of main.SKIPS that make it
@@ -146,14 +146,19 @@ def regroup(row, classes):
 
 
 def row_of(settings):
-    """Return the row of a run's data set, without its files; settings: of the run."""
+    """Return the row of a run's data set, without its files.
+
+    settings: of the run, whose recipe has the last word on mirroring. Raises KeyError where this
+    version does not know the data set.
+    """
     names = settings["dataset"].split(JOINT)
     rows = [DATASETS[name.split(":")[0]] for name in names]
     row = DATASETS["folder"] if len(rows) > 1 else rows[0]
+    mirrored = settings.get("recipe", {}).get("mirrored")
+    mirrored = all(row.mirrored for row in rows) if mirrored is None else mirrored
     if row.classes:
-        return row
+        return replace(row, mirrored=mirrored)
     title = JOINT.join(names) if len(names) > 1 else row.title
-    mirrored = all(row.mirrored for row in rows)
     fields = classes_of_own(settings["classes"], settings.get("paint"))
     return replace(row, title=title, mirrored=mirrored, **fields)
 
@@ -301,11 +306,13 @@ def locate(names, data_dir):
     names: keys of DATASETS, or folder:DIR for the folder DIR in DATA_DIR, joined by JOINT. Returns
     (the row, or several joined into one; its folder). Raises UserError where one is not there.
     """
-    found = {}
+    found, full = {}, {}
     for name in names.split(JOINT):
         short = Path(name.split(":")[-1]).name
-        if short in found:
-            raise UserError(f"--dataset: names {short} twice; each data set once")
+        if (other := full.setdefault(short, name)) == name and short in found:
+            raise UserError(f"--dataset: names {name} twice; each data set once")
+        if other != name:
+            raise UserError(f"--dataset: {other} and {name} are both named {short}; rename one")
         row, folder = _locate_one(name, data_dir)
         if any(folder == other for _, other in found.values()):
             raise UserError(f"--dataset: {short} reads {folder} again; each folder once")
@@ -324,8 +331,10 @@ def _locate_one(name, data_dir):
 
 
 def named_row(name):
-    """Return the row of a key of DATASETS, or of folder:DIR."""
+    """Return the row of a key of DATASETS, or of folder:DIR. Raises UserError for another name."""
     key, _, folder = name.partition(":")
+    if key not in DATASETS:
+        raise UserError(f"--dataset {name}: not known; expected one of {', '.join(DATASETS)}")
     row = DATASETS[key]
     return replace(row, title=folder, folder=folder) if folder else row
 
@@ -373,7 +382,7 @@ def join(found):
 
 
 def shared_classes(classes_of):
-    """Return the classes that all data sets share, "other" first where one has more.
+    """Return the classes that all data sets share, "other" first if it is one or is needed.
 
     classes_of: {name: names of its classes}. Raises UserError where none is shared.
     """
@@ -383,7 +392,8 @@ def shared_classes(classes_of):
     if len(classes) < 2:
         named = "; ".join(f"{name} has {', '.join(own)}" for name, own in classes_of.items())
         raise UserError(f"these data sets share no class: {named}")
-    return shared if all(len(own) == len(shared) for own in classes_of.values()) else classes
+    is_all = OTHER not in shared and all(len(own) == len(shared) for own in classes_of.values())
+    return shared if is_all else classes
 
 
 def _put_together(pairs):
@@ -400,7 +410,7 @@ def with_shapes(row, samples, image_shape):
     first = {sample.data_set: sample.picture for sample in reversed(samples) if sample.data_set}
     area = image_shape[0] * image_shape[1]
     return replace(
-        row, shapes={name: _shape_like(picture_shape(path), area) for name, path in first.items()}
+        row, shapes={name: _shape_like(upright_shape(path), area) for name, path in first.items()}
     )
 
 

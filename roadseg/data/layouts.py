@@ -10,6 +10,8 @@ from roadseg import terminal
 from roadseg.data.pictures import PICTURE_SUFFIXES, is_left_by_system
 from roadseg.errors import UserError
 
+VALIDATION_LIST = "validation.txt"  # in a folder of one's own pictures
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -105,7 +107,7 @@ def find_folder(root):
     pictures without mask or with a shared one, and unknown names.
     """
     paths = list_pictures(root / "pictures", "pictures, and a mask for each in masks/")
-    listed = root / "validation.txt"
+    listed = root / VALIDATION_LIST
     last_fifth = paths[-max(1, len(paths) // 5) :]
     chosen = set(_listed_pictures(listed, paths) if listed.is_file() else last_fifth)
     labelled = []

@@ -63,6 +63,11 @@ def picture_shape(path):
         return picture.height, picture.width
 
 
+def upright_shape(path):
+    """Return the (height, width) of a picture, upright by EXIF; a PNG file is read for it."""
+    return picture_shape(path)[:: -1 if is_turned(path) else 1]
+
+
 def count_pictures(path):
     """Return how many pictures a file holds: an animation, or pages, has more than one."""
     with _opened(path) as picture:

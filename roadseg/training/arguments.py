@@ -63,4 +63,9 @@ def data_set_name(text):
         raise argparse.ArgumentTypeError(
             f"{text!r}: expected auto, {', '.join(DATASETS)}, or folder:DIR"
         )
+    if folder and Path(folder).name in ("", ".."):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected a folder in the data folder, by its name; the data folder itself "
+            "is folder alone"
+        )
     return text

@@ -175,6 +175,10 @@ def test_what_is_joined_is_mirrored_where_all_of_it_is():
 
     assert [mirrored(names) for names in ("kitti", "camvid", "folder")] == [False, True, True]
     assert mirrored("camvid+folder:own") and not mirrored("kitti+camvid")
+    for word in (True, False):  # the recipe's own word, of a trial, comes before the rows'
+        settings = {"classes": ["other", "road"], "recipe": {"mirrored": word}}
+        for names in ("kitti", "camvid", "kitti+camvid"):
+            assert row_of(settings | {"dataset": names}).mirrored is word
 
 
 def test_a_picture_gets_the_trained_shape_of_its_proportions():

@@ -221,15 +221,15 @@ def test_data_behind_links_in_a_read_only_folder_with_an_odd_name(drawn, narrow_
         folder.chmod(0o755)
 
 
-def write_own(folder, masks, sizes=None):
+def write_own(folder, masks, classes="ground\nroad\n"):
     """Write pictures and their masks, uint8 [H, W]. Returns (samples, row of DATASETS)."""
     for name in ("pictures", "masks"):
-        (folder / name).mkdir()
+        (folder / name).mkdir(parents=True)
     for index, mask in enumerate(masks):
-        picture = Image.new("RGB", mask.shape[::-1], (9 * index, 0, 0))
+        picture = Image.new("RGB", mask.shape[::-1], (9 * index, len(folder.name), 0))
         picture.save(folder / "pictures" / f"{index}.jpg")
         Image.fromarray(mask).save(folder / "masks" / f"{index}.png")
-    (folder / "classes.txt").write_text("ground\nroad\n")
+    (folder / "classes.txt").write_text(classes)
     _, row, root = helper.prepare_data_set("folder", folder)
     return row.find(root)[0], row
 
@@ -253,6 +253,46 @@ def test_masks_of_0_and_255_are_refused_with_the_cure(tmp_path):
     _, row, _ = helper.prepare_data_set("folder", tmp_path)
     check_samples(parts, row, memory)
     np.testing.assert_array_equal(read_label(samples[0], row), BOTH)
+
+
+def parts_of(names, data_dir):
+    """Find and split data sets as main.py does. Returns (training, validation, testing), row."""
+    _, row, root = helper.prepare_data_set(names, data_dir)
+    labelled, testing = row.find(root)
+    return (*row.split(labelled, 0), testing), row
+
+
+def test_masks_of_0_and_255_are_refused_beside_another_data_set_too(tmp_path):
+    """Streets without any road are no mistake there, if all of their pixels count."""
+    for name, masks in (("good", BOTH), ("bad one", 255 * BOTH), ("no road yet", 0 * BOTH)):
+        write_own(tmp_path / name, [masks] * 3)
+    parts, row = parts_of("folder:good+folder:bad one", tmp_path)
+    with pytest.raises(UserError, match=r"bad one/masks: .* hold ground alone.* line road 255"):
+        check_samples(parts, row, tmp_path / "checked.json")
+    parts, row = parts_of("folder:good+folder:no road yet", tmp_path)
+    check_samples(parts, row, tmp_path / "checked.json")
+
+
+def test_a_class_that_may_be_the_number_that_counts_nowhere_is_named(tmp_path, capsys):
+    masks = [np.where(np.arange(16) > 8, 255 * BOTH, BOTH)] * 3  # 0, 1 and 255
+    samples, row = write_own(tmp_path, masks, "ground\nroad\nkerb\n")
+    check_samples((samples[:2], samples[2:], []), row, tmp_path / "checked.json")
+    said = "255 counts nowhere: if it is kerb, classes.txt needs the line kerb 255"
+    assert said in capsys.readouterr().out
+
+
+def test_another_choice_of_validation_pictures_is_another_data_set(tmp_path):
+    """A run that resumed with it would choose by pictures that it was trained on."""
+    masks = [BOTH] * 5 + [np.full_like(BOTH, VOID)]
+    write_own(tmp_path, masks)
+    memory, found = tmp_path / "checked.json", []
+    for listed in ("1", "2\n4", "4\n2.jpg\n"):
+        (tmp_path / "validation.txt").write_text(listed)
+        found.append(check_samples(*parts_of("folder", tmp_path), memory))
+    assert found[0] != found[1] == found[2]
+    (tmp_path / "validation.txt").write_text("5")  # where nothing is valid
+    with pytest.raises(UserError, match="validation labels hold nothing"):
+        check_samples(*parts_of("folder", tmp_path), memory)
 
 
 def test_a_mask_as_stored_of_a_picture_that_exif_turns_is_refused_with_the_cure(tmp_path):

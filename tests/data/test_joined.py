@@ -9,10 +9,11 @@ from PIL import Image
 
 import helper
 from roadseg.data import datasets
+from roadseg.data.layouts import Sample
 from roadseg.data.pictures import VOID, read_label
 from roadseg.errors import UserError
 from tests.fixtures import draw_camvid
-from tests.small import error_line, run_main
+from tests.small import error_line, rotated, run_main
 
 NAMES = "kitti+camvid+folder:own"
 
@@ -103,6 +104,7 @@ def test_a_run_on_several_is_scored_for_each_and_resumes(three, narrow_vgg, tmp_
         (("kitti", "kitti"), "names kitti twice"),
         (("camvid", "camvid-drive"), "camvid again; each folder once"),
         (("camvid", "folder:nowhere"), "nowhere: not found"),
+        (("folder:own", "folder:strange/own"), "are both named own; rename one"),
         (("kitti", "folder:strange"), "share no class"),
     ],
 )
@@ -115,7 +117,13 @@ def test_what_cannot_be_joined_is_said(names, said, three, tmp_path, capsys):
     assert said in error_line(capsys)
 
 
-@pytest.mark.parametrize("names", [("auto", "kitti"), ("kitty",), ("kitti:a",), ("kitti+camvid",)])
+@pytest.mark.parametrize(
+    "names",
+    [
+        *(("auto", "kitti"), ("kitty",), ("kitti:a",), ("kitti+camvid",)),
+        *(("folder:.",), ("folder:own/..",)),  # names of folders are names of what is painted
+    ],
+)
 def test_names_of_no_data_set_are_refused(names, capsys):
     with pytest.raises(SystemExit) as end:
         run_main("--dataset", *names)
@@ -132,6 +140,24 @@ def test_sharing_more_than_two_classes_gives_the_finer_skip():
     rows = {name: (datasets.DATASETS[name], None) for name in ("camvid", "cityscapes")}
     many = datasets.join(rows)
     assert len(many.classes) > 2 and many.recipe == {"skips": datasets.FCN_4S}
+
+
+def test_other_comes_first_wherever_it_stands():
+    """Of two classes the second is scored and painted."""
+    for names in (("road", "other"), ("other", "road")):
+        both = {"first": names, "second": names[::-1]}
+        assert datasets.shared_classes(both) == ["other", "road"]
+    assert datasets.shared_classes({"a": ("ground", "lawn"), "b": ("lawn", "ground")}) == [
+        "ground",
+        "lawn",
+    ]
+
+
+def test_a_picture_that_exif_turns_has_its_upright_proportions(tmp_path):
+    path = tmp_path / "0.jpg"
+    Image.new("RGB", (64, 32)).save(path, exif=rotated())
+    sample = Sample("own/0", path, None, "train", data_set="own")
+    assert datasets.with_shapes(datasets.CAMVID, [sample], (64, 64)).shapes == {"own": (96, 32)}
 
 
 def test_sharing_no_class_is_an_error():
