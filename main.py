@@ -27,7 +27,6 @@ from roadseg.answering.predictor import UNCALIBRATED, Calibration
 from roadseg.command_line import exit_status
 from roadseg.data import vgg_weights
 from roadseg.data.check import check_samples, data_digest, files_below
-from roadseg.data.class_weights import weigh_classes
 from roadseg.data.datasets import FCN_8S, JOINT, row_of, with_shapes
 from roadseg.data.pictures import VOID
 from roadseg.devices import ONE_DEVICE, joined
@@ -343,7 +342,8 @@ def train_nn(training, get_batches_fn, epochs, batch_size, validate, stopping=No
     """
     stopping = stopping or Stopping()
     if bar is not None:
-        bar.reset(bar.total * (epochs - len(training.progress.history)) // epochs)
+        left = max(0, epochs - len(training.progress.history))  # of fewer --epochs than are done
+        bar.reset(bar.total * left // epochs)
     with stopping.deferred(), disk_errors(training.folder):
         while not training.is_over(epochs):
             try:
@@ -392,13 +392,10 @@ def run(arguments, stopping, team=ONE_DEVICE, changes=None):
         "labels_are_official": data_set.has_official_labels(split.labelled),
         "data_digest": team.from_first(check_data),
     }
-    settings["weights_of_classes"] = team.from_first(
-        lambda: weigh_classes(settings["class_weights"], split.training, data_set)
-    )
     weights = team.first_then_others(lambda: vgg_weights.read(arguments.vgg, arguments.data_dir))
     with contextlib.ExitStack() as lock, team.scope():
         folder, decided = team.from_first(
-            lambda: plan.open_folder(settings, lock, data_set, team, files)
+            lambda: plan.open_folder(settings, lock, data_set, team, files, split.training)
         )
         folder = Path(folder)
         if not decided:
@@ -489,13 +486,9 @@ def load_network(folder, precision=None):
     settings, weights = read_json(folder / "settings.json"), folder / checkpoint.BEST
     if not weights.is_file():
         raise UserError(f"{weights}: not found; train an epoch, or resume the run to restore it")
-    try:
+    with run_folder.of_this_version(folder):
         data_set, recipe = row_of(settings), read_recipe(settings)
         precision = precision or scoring_precision(settings)
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder}: trained by another version of this program ({error})"
-        ) from error
     vgg = vgg_weights.read(str(weights), folder)
     network = build_network(vgg, settings, recipe, len(data_set.classes), precision)
     try:

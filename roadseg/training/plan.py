@@ -9,6 +9,7 @@ from pathlib import Path
 
 from roadseg import terminal
 from roadseg.data import vgg_weights
+from roadseg.data.class_weights import weigh_classes
 from roadseg.data.datasets import JOINT, Dataset
 from roadseg.data.layouts import Sample, subsample
 from roadseg.devices import Team
@@ -152,13 +153,13 @@ def decide_length(folder, settings, earlier, data_set):
     return {"epochs": epochs, "patience_since": since}
 
 
-def open_folder(settings, lock, data_set, team, files):
+def open_folder(settings, lock, data_set, team, files, training):
     """Make a run's folder ready to train in, and note its settings, unless the run is finished.
 
     lock: ExitStack that then keeps other processes away from it; data_set: its row of DATASETS;
-    team: that trains; files: of `check.files_below`. Returns (its path as text, settings to keep:
-    {} for a run that is finished). A run that resumes keeps its epochs, its steps and their
-    precision, on any machine.
+    team: that trains; files: of `check.files_below`; training: Samples. Returns (its path as text,
+    settings to keep: {} for a run that is finished). A run that resumes keeps its epochs, its
+    steps, their precision and the weights of classes, on any machine.
     """
     if settings["tensorboard"]:
         event_files.load_tensorflow()
@@ -172,6 +173,9 @@ def open_folder(settings, lock, data_set, team, files):
     checkpoint.check_kept(folder)
     lock.enter_context(run_folder.lock_run(folder))
     decided |= decide_steps(settings, earlier, team)
+    decided["weights_of_classes"] = earlier.get("weights_of_classes") or weigh_classes(
+        settings["class_weights"], training, data_set
+    )
     run_folder.note_settings(folder, settings | decided)
     write_json(run_folder.data_path(folder), files)
     if settings["tensorboard"]:
@@ -202,9 +206,10 @@ def decide_steps(settings, earlier, team):
 def tell_length(folder, settings, earlier):
     """Print how long a run trains; earlier: its settings so far."""
     epochs, before = settings["epochs"], earlier.get("epochs")
-    if before and before < epochs:
+    if before and before != epochs:
+        change = "rises again" if before < epochs else "drops at once"
         terminal.say(
-            f"{folder}: {epochs} epochs instead of {before}: the learning rate rises again, and "
+            f"{folder}: {epochs} epochs instead of {before}: the learning rate {change}, and "
             f"the result differs from a run planned with {epochs}"
         )
     shapes = " and ".join("x".join(map(str, shape)) for shape in settings["image_shapes"])

@@ -16,6 +16,7 @@ from roadseg.data.check import changed_files
 from roadseg.data.datasets import FCN_8S, JOINT
 from roadseg.errors import UserError
 from roadseg.files import REPOSITORY, read_json, write_json
+from roadseg.training.checkpoint import LOG_FIELDS
 
 try:
     import fcntl
@@ -110,6 +111,17 @@ def defaults_to_resume(folder):
     return {name: kinds.get(name, lambda value: value)(earlier[name]) for name in names}
 
 
+@contextlib.contextmanager
+def of_this_version(folder):
+    """Turn an error in the body, for want of something in a run's settings, into a UserError."""
+    try:
+        yield
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder}: trained by another version of this program ({error})"
+        ) from error
+
+
 def read_log(folder):
     """Read a run's log.csv. Returns its rows, dicts of text; [] before the first epoch.
 
@@ -121,6 +133,8 @@ def read_log(folder):
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
+        if rows and (missing := set(LOG_FIELDS) - rows[0].keys()):
+            raise ValueError(f"no column {min(missing)}")
         for text in (text for row in rows for text in row.values() if text != ""):
             float(text)
     except (ValueError, TypeError, csv.Error) as error:

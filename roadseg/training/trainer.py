@@ -199,11 +199,12 @@ class Training:
         self.progress.seconds += time.monotonic() - started
 
     def settle(self):
-        """Wait for the steps that were taken, and add up their losses. Raises LossError."""
+        """Wait for the steps that were taken, and add up their losses. Raises LossError once."""
         if self.take_ahead:
             self.take_ahead.settle()
-        first = self.progress.step - len(self.pending) + 1
-        for step, (loss, names) in enumerate(self.pending, start=first):
+        pending, self.pending = self.pending, []
+        first = self.progress.step - len(pending) + 1
+        for step, (loss, names) in enumerate(pending, start=first):
             loss = loss() if callable(loss) else loss
             if not math.isfinite(loss):
                 # A finite loss can have NaN gradients, which only the next loss shows.
@@ -212,7 +213,6 @@ class Training:
                 raise LossError(f"the loss is {loss} at {self.place(step)}, on {suspects}")
             self.progress.loss_sum += loss * len(names)
             self.last_loss, self.last_names = loss, names
-        self.pending.clear()
 
     def finish_epoch(self, validate):
         """Validate the network and keep its weights if they are the best. Returns a log row.

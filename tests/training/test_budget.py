@@ -9,8 +9,8 @@ import pytest
 import main
 from roadseg.devices import ONE_DEVICE
 from roadseg.errors import MemoryShortError, StopRequest, UserError
-from roadseg.training import budget, checkpoint, run_folder
-from tests.small import Repeat, error_line, run_kitti
+from roadseg.training import budget, checkpoint, run_folder, trainer
+from tests.small import Repeat, compiler, error_line, one_batch, run_kitti, small_network
 
 STEP, COMPILING, SAVE, VALIDATION = 4, 20, 3, 10  # seconds
 
@@ -81,6 +81,20 @@ def test_a_batch_that_does_not_fit_is_cut_before_an_epoch_is_timed(
     assert budget.fit_epochs(job_of(tmp_path, 5), training, batches, validate) == 3
     assert run_folder.earlier_settings(tmp_path)["epochs"] == 3
     assert "3 epochs of 71.4 s fit into 5 min" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_not_finite_while_steps_are_timed_is_left_to_the_training(
+    tmp_path, monkeypatch
+):
+    """Which returns to the state before, with half the learning rate."""
+    monkeypatch.setattr(budget, "TIMED_SECONDS", 0)
+    network, batch = small_network(), one_batch((32, 64))
+    training = trainer.Training(network, compiler(network), tmp_path)
+    network.get_layer("score_fc7").bias.assign(np.full(2, np.nan))
+    batches = budget.endless(Repeat(batch, 3), 2)
+    assert budget.try_step(training, next(batches), settle=True) == 2
+    assert budget.seconds_a_picture(training, batches) > 0
+    assert np.isnan(network.get_layer("score_fc7").bias).all()
 
 
 @pytest.mark.parametrize(("minutes", "epochs"), [(4.2, 1), (5.99, 1), (6, 2), (60, 29)])

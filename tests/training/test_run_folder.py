@@ -47,9 +47,11 @@ def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path, monkeypatch)
 
 def test_changed_settings_are_refused_by_name(tmp_path):
     """And those that do no harm are taken."""
-    earlier = dict.fromkeys(run_folder.FIXED_SETTINGS, 1) | {"epochs": 3, "git_commit": "a"}
+    fixed = ("dataset", "classes", "vgg", "image_shape", "batch_size", "learning_rate", "precision")
+    fixed += ("class_weights", "seed", "limit", "backend", "data_digest")
+    earlier = dict.fromkeys(fixed, 1) | {"epochs": 3, "git_commit": "a"}
     run_folder.note_settings(tmp_path, earlier)
-    for name in run_folder.FIXED_SETTINGS:
+    for name in fixed:
         says = "not the files" if name == "data_digest" else f"has {name} 1, not 2"
         with pytest.raises(UserError, match=says):
             run_folder.is_finished(tmp_path, earlier | {name: 2}, {})
@@ -79,6 +81,7 @@ def test_a_gpu_sees_each_picture_more_often_and_a_run_keeps_its_number(tmp_path,
     settings = dict.fromkeys(run_folder.FIXED_SETTINGS, 1) | {
         "runs_dir": str(tmp_path),
         "precision": "float32",
+        "class_weights": "none",
         "batch_size": 4,
         "image_shapes": [[32, 64]],
         "minutes": None,
@@ -91,7 +94,7 @@ def test_a_gpu_sees_each_picture_more_often_and_a_run_keeps_its_number(tmp_path,
         monkeypatch.setattr(keras.distribution, "list_devices", lambda: [device])
         with contextlib.ExitStack() as lock:
             here = settings | {"run": run, "epochs": said}
-            _, decided = plan.open_folder(here, lock, DATASETS["camvid"], ONE_DEVICE, {})
+            _, decided = plan.open_folder(here, lock, DATASETS["camvid"], ONE_DEVICE, {}, [])
         assert run_folder.earlier_settings(tmp_path / run)["epochs"] == decided["epochs"]
         return decided["epochs"]
 
