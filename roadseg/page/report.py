@@ -34,12 +34,14 @@ def write(folder):
     # A run resumed for more epochs has no scores yet; the pictures are outdated.
     shown = read_json(folder / "report" / "report.json", missing={}) if metrics else {}
     rows = run_folder.read_log(folder)
-    row = row_of(settings) if settings else None
+    with run_folder.of_this_version(folder):
+        row = row_of(settings) if settings else None
     page = load_template().render(
         name=folder.absolute().name,
         title=row.title if row else "A run",
         stride=32 >> len(run_folder.recipe_of(settings).get("skips", FCN_8S)),
         settings=settings,
+        shapes=" and ".join("x".join(map(str, shape)) for shape in _shapes(settings)),
         settings_texts={name: json.dumps(value) for name, value in settings.items()},
         epochs=len(rows),
         is_finished=bool(metrics),
@@ -56,6 +58,11 @@ def write(folder):
     path = folder / "report.html"
     write_text(path, page)
     return path
+
+
+def _shapes(settings):
+    """Return the (height, width) of pictures in training, several where data sets are joined."""
+    return settings.get("image_shapes") or [settings.get("image_shape", "?")]
 
 
 def load_template():

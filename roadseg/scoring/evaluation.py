@@ -1,7 +1,13 @@
 """Score a network on labelled pictures and calibrate its probabilities."""
 
 from roadseg import terminal
-from roadseg.answering.predictor import PREDICTION_BATCH, nearest_shape, predict_ahead, read_sample
+from roadseg.answering.predictor import (
+    PREDICTION_BATCH,
+    UNCALIBRATED,
+    nearest_shape,
+    predict_ahead,
+    read_sample,
+)
 from roadseg.data.calibration_files import read_calibrations
 from roadseg.data.pictures import WORKERS, map_ahead, read_label
 from roadseg.files import write_json
@@ -58,8 +64,10 @@ def calibrate(predict, samples, data_set, image_shape, folder, batch_size=PREDIC
 
     batch_size: of `predict_ahead`. Returns a Calibration, UNCALIBRATED for more than two classes.
     """
-    tally = score_pictures(predict, samples, data_set, image_shape, batch_size)
-    fit = fit_calibration(tally.log_odds, tally.front)
+    fit = UNCALIBRATED
+    if len(data_set.classes) == 2:
+        tally = score_pictures(predict, samples, data_set, image_shape, batch_size)
+        fit = fit_calibration(tally.log_odds, tally.front)
     write_json(folder / "calibration.json", fit._asdict())
     return fit
 

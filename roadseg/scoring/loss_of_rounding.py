@@ -33,7 +33,7 @@ def choose_precision(exact, rounded):
     name, values = "mean IoU", [score["mean_iou"] for score in scores]
     if "perspective" in scores[0]:
         name, values = "MaxF", [score["perspective"]["all"]["MaxF"] for score in scores]
-    is_same = None not in values and abs(values[0] - values[1]) <= LARGEST_DIFFERENCE
+    is_same = abs(values[0] - values[1]) <= LARGEST_DIFFERENCE
     chosen = BFLOAT16 if is_same else FLOAT32
     return {"chosen": chosen, "score": name, **dict(zip((FLOAT32, BFLOAT16), values, strict=True))}
 

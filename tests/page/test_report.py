@@ -98,15 +98,17 @@ def test_the_report_of_a_run_of_more_classes_that_goes_on_shows_its_best_mean_io
 
 
 def test_the_report_says_what_is_taken_for_what(tmp_path):
-    names = ["building", "pole", "sky", "bus"]
+    names = ["building", "pole", "sky", "kerb", "bus"]
     settings = {"dataset": "folder", "labels": "", "classes": names}
-    confusion = np.array([[80, 0, 20, 0], [31, 60, 9, 0], [0, 1, 499, 0], [0, 0, 0, 0]])
+    confusion = np.zeros((5, 5), int)
+    confusion[:4, :3] = [[80, 0, 20], [31, 60, 9], [0, 1, 499], [1, 0, 0]]
     for name, content in {"settings": settings, "metrics": class_scores(confusion, names)}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     texts = " ".join(filter(None, PageReader(page_of.write(tmp_path).read_text()).texts))
-    assert "building 80 20 pole 31 60 9 sky 0 100 bus no pixels" in texts
-    assert "31 % of pole is taken for building 20 % of building is taken for sky 9 % of" in texts
-    assert "pole 59.41 98.36 60.00 14.29" in texts and "of sky" not in texts
+    assert "building 80 20 pole 31 60 9 sky 0 100 kerb 100 bus no pixels" in texts
+    assert "100 % of kerb is taken for building 31 % of pole is taken for building 20 % of" in texts
+    assert "pole 59.41 98.36 60.00 14.27" in texts and "of sky" not in texts
+    assert "kerb 0.00 – 0.00 0.14" in texts  # never the answer, so without precision
     assert "bus no pixels no pixels no pixels 0.00" in texts
 
 
@@ -129,6 +131,26 @@ def test_every_axis_has_a_name_with_its_unit(run, expected, request):
     text = (request.getfixturevalue(run) / "report.html").read_text()
     charts = re.findall(r"<svg viewBox.*?</svg></svg>", text, re.DOTALL)
     assert [re.findall(r"<text.*>([A-Za-z].*)</text>", chart) for chart in charts] == expected
+
+
+def test_what_this_version_does_not_know_is_one_line(tmp_path, capsys):
+    header = "epoch,seconds,loss,val_loss,val_iou\n1,9,0.5,0.6,41.5\n"
+    for settings, log, said in (
+        ({"dataset": "kitty"}, "", "another version of this program ('kitty')"),
+        ({"dataset": "folder"}, "", "another version of this program ('classes')"),
+        ({"dataset": "kitti"}, header, "log.csv: damaged (no column learning_rate)"),
+    ):
+        (tmp_path / "settings.json").write_text(json.dumps(settings | {"labels": ""}))
+        (tmp_path / "log.csv").write_text(log)
+        assert report.main([str(tmp_path)]) == 2
+        assert said in error_line(capsys)
+
+
+def test_the_report_names_every_shape_in_training(tmp_path):
+    settings = {"dataset": "kitti+camvid", "labels": "", "classes": ["other", "road"]}
+    settings |= {"image_shape": [64, 96], "image_shapes": [[32, 128], [64, 96]]}
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    assert "pictures of 32x128 and 64x96 pixels" in page_of.write(tmp_path).read_text()
 
 
 def test_the_report_warns_of_drawn_scenes(tmp_path):

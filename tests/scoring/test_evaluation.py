@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 import main
-from roadseg.answering.predictor import Calibration
+from roadseg.answering.predictor import UNCALIBRATED, Calibration
+from roadseg.data.datasets import DATASETS
 from roadseg.data.pictures import VOID, read_label
 from roadseg.files import read_json
-from roadseg.scoring.evaluation import score_pictures, score_table
+from roadseg.scoring.evaluation import calibrate, score_pictures, score_table
 from roadseg.scoring.tally import Tally
 
 
@@ -50,6 +51,11 @@ def test_a_bonnet_that_is_not_valid_counts_as_no_road_in_front():
     tally = Tally(("other", "road"))
     tally.add(label, np.full((8, 10, 2), 0.5), "city")
     assert tally.front.tolist() == [2, 2]  # the lowest two rows, the middle two columns
+
+
+def test_many_classes_are_not_calibrated_and_nothing_is_predicted_for_it(tmp_path):
+    assert calibrate(None, None, DATASETS["camvid"], None, tmp_path) == UNCALIBRATED
+    assert read_json(tmp_path / "calibration.json") == UNCALIBRATED._asdict()
 
 
 def test_the_terminal_shows_every_class_where_there_are_many():
