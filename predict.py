@@ -92,7 +92,7 @@ def parse_arguments(arguments=None):
     scale = "size in the network / the picture's, to multiples of 32; default: as in training"
     output = "default: RUN/predictions; for the ready network predictions/"
     add("paths", nargs="+", metavar="PATH", help=paths)
-    add_run(parser)
+    add_run(parser, ", or an exported file")
     add("--output", type=Path, metavar="DIR", help=output)
     add("--save", nargs="+", default=["overlay"], choices=kinds, help="outputs for each")
     add("--scale", type=positive_rate, metavar="S", help=scale)

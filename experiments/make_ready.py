@@ -80,8 +80,9 @@ def main(arguments=None):
     """Run from the command line. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", metavar="RUN", help="a run's folder, or its name in runs/")
-    parser.add_argument("--data-dir", type=Path, default="data", metavar="DIR")
-    parser.add_argument("--output", type=Path, default="data/ready", metavar="DIR")
+    where, output = "holds the data sets of the run", "where to write; default: data/ready"
+    parser.add_argument("--data-dir", type=Path, default="data", metavar="DIR", help=where)
+    parser.add_argument("--output", type=Path, default="data/ready", metavar="DIR", help=output)
     given = parser.parse_args(arguments)
 
     def work(stopping):

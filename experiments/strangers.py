@@ -140,6 +140,8 @@ def pictures_of(stranger, data_dir, settings, limit):
     if stranger.data_set in settings["dataset"].split(JOINT):
         _, labelled = row.split(labelled, settings["seed"])
     chosen = [sample for sample in labelled if stranger.counts(sample)]
+    if not chosen:
+        raise UserError(f"{root}: none of the {len(labelled)} pictures counts here")
     return subsample(chosen, limit), regroup(row, ROAD)
 
 
@@ -179,11 +181,15 @@ def score_run(path, data_dir, names, limit):
 def main(arguments=None):
     """Run from the command line. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("runs", nargs="+", metavar="RUN")
-    parser.add_argument("--data-dir", type=Path, default="data", metavar="DIR")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run, or an exported file")
+    where = "holds data_road, camvid, lums and other_streets; what is missing is left out"
+    parser.add_argument("--data-dir", type=Path, default="data", metavar="DIR", help=where)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table here")
     parser.add_argument("--limit", type=int, metavar="N", help="of each row, at most N pictures")
-    parser.add_argument("--only", nargs="+", choices=STRANGERS, default=STRANGERS, metavar="NAME")
+    rows = f"rows of the table, default all: {', '.join(STRANGERS)}"
+    parser.add_argument(
+        "--only", nargs="+", choices=STRANGERS, default=STRANGERS, metavar="NAME", help=rows
+    )
     given = parser.parse_args(arguments)
 
     def work(stopping):

@@ -39,9 +39,9 @@ def positive_rate(text):
     raise argparse.ArgumentTypeError(f"{text!r}: expected a number above zero")
 
 
-def add_run(parser):
-    """Add the flag --run (see `run_folder.find_run`)."""
-    where = "a run's folder, or its name in runs/; default: the ready network"
+def add_run(parser, file=""):
+    """Add the flag --run (see `run_folder.find_run`); file: what else it may be, for the help."""
+    where = f"a run's folder, or its name in runs/{file}; default: the ready network"
     parser.add_argument("--run", metavar="RUN", help=where)
 
 
