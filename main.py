@@ -437,26 +437,13 @@ def build_network(weights, settings, recipe, num_classes, precision):
 
 def train(job, network, answering_network, stopping):
     """Train a network from where the run stands; the other one of `build_networks` validates it."""
-    settings, team, (training, validation, _) = job.settings, job.team, job.split.parts
-    shape, batch_size = settings["image_shape"], settings["pictures_a_step"]
-    rate = plan.learning_rate_of(batch_size, settings["learning_rate"], settings["batch_size"])
+    settings, (training, validation, _) = job.settings, job.split.parts
     get_batches_fn = helper.gen_batch_function(
-        training, job.data_set, shape, settings["seed"], job.recipe, team
+        training, job.data_set, settings["image_shape"], settings["seed"], job.recipe, job.team
     )
     plan.tell_plan(job, network)
-    slices = math.ceil(batch_size / (settings["batch_size"] * team.devices))
-    team.from_first(lambda: checkpoint.check_room(job.folder, 4 * network.count_params()))
-    patience = settings["patience"], settings["patience_since"]
-    weights = list(settings["weights_of_classes"].values())
-
-    def begin(epochs):
-        steps = epochs * get_batches_fn.count(batch_size)
-        compile_network = functools.partial(
-            optimize, network, rate, steps, job.recipe, team, class_weights=weights
-        )
-        is_ahead = get_batches_fn.is_on_device and settings["training_precision"] != "mixed_float16"
-        return Training(network, compile_network, job.folder, team, slices, *patience, is_ahead)
-
+    job.team.from_first(lambda: checkpoint.check_room(job.folder, 4 * network.count_params()))
+    begin = functools.partial(begin_training, job, network, get_batches_fn)
     epochs = settings["epochs"] or budget.fit_epochs(
         job, begin(1), get_batches_fn, make_validate(job, network, answering_network)
     )
@@ -470,7 +457,26 @@ def train(job, network, answering_network, stopping):
             bar.update()
 
         validate = make_validate(job, network, answering_network, after_each)
-        train_nn(state, get_batches_fn, epochs, batch_size, validate, stopping, bar)
+        step = settings["pictures_a_step"]
+        train_nn(state, get_batches_fn, epochs, step, validate, stopping, bar)
+
+
+def begin_training(job, network, get_batches_fn, epochs):
+    """Make the Training of a run, from where it stands, with a schedule of so many epochs."""
+    settings, pictures = job.settings, job.settings["pictures_a_step"]
+    compile_network = functools.partial(
+        optimize,
+        network,
+        plan.learning_rate_of(pictures, settings["learning_rate"], settings["batch_size"]),
+        epochs * get_batches_fn.count(pictures),
+        job.recipe,
+        job.team,
+        class_weights=list(settings["weights_of_classes"].values()),
+    )
+    slices = math.ceil(pictures / (settings["batch_size"] * job.team.devices))
+    patience = settings["patience"], settings["patience_since"]
+    is_ahead = get_batches_fn.is_on_device and settings["training_precision"] != "mixed_float16"
+    return Training(network, compile_network, job.folder, job.team, slices, *patience, is_ahead)
 
 
 # --- a trained run, brought back ------------------------------------------------------------------

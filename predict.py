@@ -42,7 +42,7 @@ from roadseg.command_line import (
     positive_rate,
 )
 from roadseg.data.datasets import row_of
-from roadseg.data.pictures import WORKERS, map_ahead, resample, resize
+from roadseg.data.pictures import WORKERS, map_ahead, resample, resize, scaled_shape
 from roadseg.errors import FaultyPicturesError, UserError
 from roadseg.files import read_json, written_whole
 from roadseg.training import run_folder
@@ -142,7 +142,7 @@ class RoadFinder:
     def choose_shape(self, shape):
         """Return the (height, width) in the network of a picture of this one."""
         if self.scale:
-            return predictor.scaled_shape(shape, self.scale)
+            return scaled_shape(shape, self.scale)
         return self.trained_shape(shape)
 
 

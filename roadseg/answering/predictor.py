@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from roadseg.data.pictures import CELL, WORKERS, map_ahead, read_image, resample, resize
+from roadseg.data.pictures import WORKERS, map_ahead, read_image, resample, resize, scaled_shape
 
 PREDICTION_BATCH = 4  # pictures on each device
 OTHER_SCALES = (0.85, 1.15)  # of the requested size
@@ -45,14 +45,6 @@ def in_front(pictures, height, width):
     pictures: [N, H, W, ...] of this height and width, pixels.
     """
     return pictures[:, 3 * height // 4 :, 2 * width // 5 : (3 * width + 4) // 5]
-
-
-def scaled_shape(shape, scale):
-    """Return scale times shape, (height, width), rounded to multiples of 32 pixels, at least 32.
-
-    Padding that training did not have lowers the score (experiments/log.md).
-    """
-    return [max(1, round(scale * size / CELL)) * CELL for size in shape]
 
 
 def nearest_shape(image_shape):

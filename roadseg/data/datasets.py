@@ -1,7 +1,8 @@
 """The data sets, one row of a table each: where the files are and what the labels mean.
 
 A new data set needs a row of DATASETS, and a find function for a new layout. No code outside this
-file depends on which data set it reads. No Keras here.
+file depends on which data set it reads, but for `--dataset auto` (helper.py) and the report's
+banners. No Keras here.
 """
 
 import colorsys
@@ -24,7 +25,7 @@ from roadseg.data.layouts import (
     split_last_frames,
     split_share,
 )
-from roadseg.data.pictures import CELL, VOID, upright_shape
+from roadseg.data.pictures import VOID, scaled_shape, upright_shape
 from roadseg.errors import UserError
 
 FCN_8S = ("pool4", "pool3")  # the skips of main.SKIPS that make it
@@ -306,18 +307,27 @@ def locate(names, data_dir):
     names: keys of DATASETS, or folder:DIR for the folder DIR in DATA_DIR, joined by JOINT. Returns
     (the row, or several joined into one; its folder). Raises UserError where one is not there.
     """
-    found, full = {}, {}
-    for name in names.split(JOINT):
-        short = Path(name.split(":")[-1]).name
-        if (other := full.setdefault(short, name)) == name and short in found:
-            raise UserError(f"--dataset: names {name} twice; each data set once")
-        if other != name:
-            raise UserError(f"--dataset: {other} and {name} are both named {short}; rename one")
+    found = {}
+    for short, name in told_apart(names).items():
         row, folder = _locate_one(name, data_dir)
         if any(folder == other for _, other in found.values()):
             raise UserError(f"--dataset: {short} reads {folder} again; each folder once")
         found[short] = row, folder
     return (join(found), data_dir) if len(found) > 1 else found.popitem()[1]
+
+
+def told_apart(names):
+    """Return {Sample.data_set: name}, of names as in `locate`. Raises UserError for two of one."""
+    found = {}
+    for name in names.split(JOINT):
+        short = Path(name.split(":")[-1]).name
+        other = found.get(short, "")
+        if other == name:
+            raise UserError(f"--dataset: names {name} twice; each data set once")
+        if other:
+            raise UserError(f"--dataset: {other} and {name} are both named {short}; rename one")
+        found[short] = name
+    return found
 
 
 def _locate_one(name, data_dir):
@@ -353,31 +363,34 @@ def join(found):
     rows = [row for row, _ in found.values()]
     classes = shared_classes({name: row.classes for name, (row, _) in found.items()})
     parts = {name: regroup(row, classes) for name, (row, _) in found.items()}
-
-    def find(_):
-        return _put_together(
-            [[_renamed(sample, name) for sample in samples] for samples in row.find(folder)]
-            for name, (row, folder) in found.items()
-        )
-
-    def split(samples, seed):
-        return _put_together(
-            row.split([sample for sample in samples if sample.data_set == name], seed)
-            for name, row in parts.items()
-        )
-
     return Dataset(
         title=", ".join(row.title for row in rows),
         folder=".",
         layout="",
         label_values={},
-        find=find,
-        split=split,
+        find=lambda _: _find_joined(found),
+        split=lambda samples, seed: _split_joined(parts, samples, seed),
         image_shape=rows[0].image_shape,
         epochs=min(row.epochs for row in rows),
         mirrored=all(row.mirrored for row in rows),
         parts=parts,
         **classes_of_own(classes),
+    )
+
+
+def _find_joined(found):
+    """Find the Samples of joined data sets; found: of `join`. Returns (labelled, testing)."""
+    return _put_together(
+        [[_renamed(sample, name) for sample in samples] for samples in row.find(folder)]
+        for name, (row, folder) in found.items()
+    )
+
+
+def _split_joined(parts, samples, seed):
+    """Split the Samples of joined data sets, each as by itself. Returns (training, validation)."""
+    return _put_together(
+        row.split([sample for sample in samples if sample.data_set == name], seed)
+        for name, row in parts.items()
     )
 
 
@@ -408,16 +421,12 @@ def with_shapes(row, samples, image_shape):
     proportions of the first of its data set.
     """
     first = {sample.data_set: sample.picture for sample in reversed(samples) if sample.data_set}
-    area = image_shape[0] * image_shape[1]
-    return replace(
-        row, shapes={name: _shape_like(upright_shape(path), area) for name, path in first.items()}
-    )
 
+    def shape_like(shape):
+        return scaled_shape(shape, math.sqrt(math.prod(image_shape) / math.prod(shape)))
 
-def _shape_like(shape, area):
-    """Return the (height, width) of about this area in a shape's proportions, multiples of CELL."""
-    scale = math.sqrt(area / math.prod(shape))
-    return tuple(max(1, round(scale * size / CELL)) * CELL for size in shape)
+    shapes = {name: shape_like(upright_shape(path)) for name, path in first.items()}
+    return replace(row, shapes=shapes)
 
 
 def _renamed(sample, data_set):

@@ -68,6 +68,14 @@ def upright_shape(path):
     return picture_shape(path)[:: -1 if is_turned(path) else 1]
 
 
+def scaled_shape(shape, scale):
+    """Return scale times shape, (height, width), rounded to multiples of CELL, at least one.
+
+    Padding that training did not have lowers the score (experiments/log.md).
+    """
+    return tuple(max(1, round(scale * size / CELL)) * CELL for size in shape)
+
+
 def count_pictures(path):
     """Return how many pictures a file holds: an animation, or pages, has more than one."""
     with _opened(path) as picture:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import helper
-from roadseg.data import datasets
+from roadseg.data import datasets, download
 from roadseg.data.layouts import Sample
 from roadseg.data.pictures import VOID, read_label
 from roadseg.errors import UserError
@@ -115,6 +115,15 @@ def test_what_cannot_be_joined_is_said(names, said, three, tmp_path, capsys):
     words = ("--dataset", *names, "--data-dir", three, "--runs-dir", tmp_path)
     assert run_main(*words) == 2
     assert said in error_line(capsys)
+
+
+def test_nothing_is_downloaded_before_all_that_is_joined_is_known_to_be_there(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(download, "download", lambda *_: pytest.fail("downloads"))
+    for second, said in (("folder:typo", "typo: not found"), ("kitti", "names kitti twice")):
+        assert run_main("--dataset", "kitti", second, "--data-dir", tmp_path) == 2
+        assert said in error_line(capsys)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,14 @@ def test_the_worst_pictures_come_first(tmp_path):
     assert (tmp_path / "report" / "validation" / "um_000019_errors.jpg").is_file()
 
 
+@pytest.mark.parametrize(("count", "shown"), [(60, 60), (61, 31), (290, 58)])
+def test_a_report_shows_evenly_spaced_testing_pictures_60_at_most(count, shown, tmp_path):
+    samples = [Sample(f"{number}", Path(), None, "test") for number in range(count)]
+    step = -(-count // 60)
+    names = gallery.TestingGallery(tmp_path, samples).names
+    assert names == [f"{step * number}" for number in range(shown)]
+
+
 def test_missed_road_is_red_and_invented_road_blue():
     road = answer_with_errors(19)
     painted = gallery.paint_errors(PICTURE, LABEL, (road > 0.5).astype(int), 2).astype(int)

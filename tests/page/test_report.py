@@ -80,8 +80,11 @@ def test_a_run_that_goes_on_has_a_report_too(trained, tmp_path, capsys):
 
 
 def test_a_report_of_more_classes_has_a_row_and_a_colour_for_each(trained_on_camvid):
-    page = PageReader((trained_on_camvid / "report.html").read_text())
+    text = (trained_on_camvid / "report.html").read_text()
+    page = PageReader(text)
     assert all(page.texts.count(name) >= 2 for name in DATASETS["camvid"].classes)
+    for name, colour in DATASETS["camvid"].legend.items():
+        assert f'style="background:rgb{colour}"></span>{name}' in text
     assert any("FCN-4s on VGG16" in text for text in page.texts)
     assert any("another class" in text for text in page.texts)  # what red means in the worst
 

@@ -69,6 +69,14 @@ def test_an_epoch_is_its_steps_its_validation_and_its_save(clock, training, tmp_
     assert start == SAVE + COMPILING + steps * STEP + COMPILING + VALIDATION + 2 * COMPILING
 
 
+def test_of_a_quick_save_four_thirds_count(clock, training, tmp_path):
+    """Of the state and of the best weights, a third as large; not 2 % of the time."""
+    training.save = clock.passing(0.3)
+    validate = clock.passing(COMPILING, VALIDATION)
+    _, epoch = budget.measure(job_of(tmp_path, 9), training, Repeat((None, None), 3), validate)
+    assert epoch == pytest.approx(30 / 2 * STEP + VALIDATION + 0.4)
+
+
 def test_a_batch_that_does_not_fit_is_cut_before_an_epoch_is_timed(
     clock, training, tmp_path, capsys
 ):
