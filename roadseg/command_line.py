@@ -50,7 +50,7 @@ def add_thorough(parser):
     parser.add_argument(
         "--thorough",
         action="store_true",
-        help="average predictions at 0.85, 1 and 1.15 times the size, and of mirror images where "
+        help="average predictions at 0.7, 1 and 1.3 times the size, and of mirror images where "
         "training had some: better, 3 or 6 times the work",
     )
 

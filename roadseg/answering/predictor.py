@@ -11,7 +11,7 @@ import numpy as np
 from roadseg.data.pictures import WORKERS, map_ahead, read_image, resample, resize, scaled_shape
 
 PREDICTION_BATCH = 4  # pictures on each device
-OTHER_SCALES = (0.85, 1.15)  # of the requested size
+OTHER_SCALES = (0.7, 1.3)  # of the requested size
 
 
 class Calibration(NamedTuple):

@@ -231,8 +231,9 @@ CAMVID = Dataset(
     find=find_camvid,
     split=split_by_category,
     image_shape=(360, 480),
-    epochs=26,
+    epochs=30,
     batch_size=2,
+    class_weights="weak",  # finds poles and signs, and costs the road .1
     # Eleven classes are learnt too little, not by heart: less dropout, more steps.
     recipe=recipe_for(CAMVID_CLASSES)
     | {"skip_dropout": 0.0, "pool5_dropout": 0.0, "head_dropout": 0.2},

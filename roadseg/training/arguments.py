@@ -24,7 +24,7 @@ def parse_arguments(arguments=None):
     vgg, shape = "conv|full|none|PATH", ("H", "W")
     precisions = ["auto", *PRECISIONS]
     sets = f"auto, {', '.join(DATASETS)}, or folder:DIR in the data folder; several are joined"
-    weights = "rare classes weigh more in the loss; default: of the data set, none"
+    weights = "rare classes weigh more in the loss; default: of the data set"
     patience = "end after N epochs without a better validation score; 0: train all epochs"
     add("--dataset", default=["auto"], type=data_set_name, nargs="+", metavar="NAME", help=sets)
     add("--data-dir", default="data", type=path, metavar="DIR", help="holds the data sets")

@@ -98,9 +98,9 @@ def test_a_gpu_sees_each_picture_more_often_and_a_run_keeps_its_number(tmp_path,
         assert run_folder.earlier_settings(tmp_path / run)["epochs"] == decided["epochs"]
         return decided["epochs"]
 
-    assert [epochs("first", device) for device in ("cpu:0", "gpu:0")] == [26, 26]
-    assert [epochs("second", device) for device in ("gpu:0", "cpu:0")] == [78, 78]
-    assert epochs("second", "cpu:0", said=80) == epochs("second", "gpu:0") == 80
+    assert [epochs("first", device) for device in ("cpu:0", "gpu:0")] == [30, 30]
+    assert [epochs("second", device) for device in ("gpu:0", "cpu:0")] == [90, 90]
+    assert epochs("second", "cpu:0", said=99) == epochs("second", "gpu:0") == 99
 
 
 def test_a_place_where_nothing_can_be_written_gives_one_line(drawn, tmp_path, capsys):
