@@ -64,9 +64,11 @@ def evaluate(arguments, stopping):
     samples = getattr(split, arguments.part)
     result, _ = score_run(predict, samples, found, settings, arguments.part)
     is_kept = arguments.part == "validation" and not arguments.thorough and is_trained_on
-    if is_kept and not run_folder.is_ready(folder):
-        path = folder / "metrics.json"
-        write_json(path, read_json(path, missing={}) | result)
+    path = folder / "metrics.json"
+    if not path.is_file():
+        terminal.say(f"{folder}: this run is not finished; the scores are for the terminal alone")
+    elif is_kept and not run_folder.is_ready(folder):
+        write_json(path, read_json(path) | result)
     terminal.say(f"\n{score_table(result)}")
 
 

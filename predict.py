@@ -48,6 +48,7 @@ from roadseg.files import read_json, written_whole
 from roadseg.training import run_folder
 
 AUTO = "auto"
+LARGEST_SCALE = 4  # of --scale: more shows the network nothing new, and takes its square of memory
 READY_FILE = "model.onnx"  # beside the ready network: the same in 8 bits, without TensorFlow
 PRECISIONS = (AUTO, FLOAT32, "mixed_bfloat16")
 
@@ -95,7 +96,8 @@ def parse_arguments(arguments=None):
     add_run(parser, ", or an exported file")
     add("--output", type=Path, metavar="DIR", help=output)
     add("--save", nargs="+", default=["overlay"], choices=kinds, help="outputs for each")
-    add("--scale", type=positive_rate, metavar="S", help=scale)
+    rate = functools.partial(positive_rate, highest=LARGEST_SCALE)
+    add("--scale", type=rate, metavar="S", help=scale)
     add("--every", default=1, type=at_least(1), metavar="N", help="of a video, each Nth frame")
     add_thorough(parser)
     exact = "auto: bfloat16 where it is faster and the run scored the same in it, else float32"

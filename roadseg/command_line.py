@@ -29,14 +29,15 @@ def at_least(minimum):
     return whole_number
 
 
-def positive_rate(text):
-    """Read a finite number > 0."""
+def positive_rate(text, highest=math.inf):
+    """Read a finite number > 0, at most `highest`."""
     try:
-        if 0.0 < (rate := float(text)) < math.inf:
+        if 0.0 < (rate := float(text)) <= highest and rate < math.inf:
             return rate
     except ValueError:
         pass
-    raise argparse.ArgumentTypeError(f"{text!r}: expected a number above zero")
+    limit = f", at most {highest}" if highest < math.inf else ""
+    raise argparse.ArgumentTypeError(f"{text!r}: expected a number above zero{limit}")
 
 
 def add_run(parser, file=""):

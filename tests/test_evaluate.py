@@ -32,6 +32,15 @@ def test_evaluating_a_run_gives_the_scores_of_its_training(trained, capsys, tmp_
     assert json.loads(metrics_path.read_text()) == after
 
 
+def test_a_run_that_is_not_finished_is_scored_on_the_terminal_alone(trained, tmp_path, capsys):
+    """With metrics.json it would seem finished, and not resume."""
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "metrics.json").unlink()
+    assert run_evaluate(tmp_path / "run") == 0
+    assert "is not finished; the scores are for the terminal alone" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
 def test_scores_of_the_ready_network_are_printed_only(ready, capsys):
     assert evaluate.main([]) == 0
     assert "3 pictures of the validation part" in capsys.readouterr().out

@@ -196,6 +196,15 @@ def test_a_scale_is_that_of_the_picture(scale, shape, trained, network, tmp_path
     assert_road(tmp_path / "a_probability.png", answer(network, picture, shape))
 
 
+@pytest.mark.parametrize("words", [["--scale", "5"], ["--output", "street.jpg"]])
+def test_what_no_memory_or_no_folder_holds_is_refused(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 32)).save("street.jpg")
+    with contextlib.suppress(SystemExit):  # of wrong usage
+        assert predict.main(["street.jpg", *words]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["street.jpg"]
+
+
 def test_a_thorough_answer_is_the_mean_of_those_at_three_sizes(trained, drawn, tmp_path):
     """The two others in multiples of 32."""
     street = next((drawn / "data_road" / "testing" / "image_2").iterdir())
@@ -206,7 +215,7 @@ def test_a_thorough_answer_is_the_mean_of_those_at_three_sizes(trained, drawn, t
     make_sure(run, picture)
     network, _ = main.load_run(run)[:2]
     predict_road(run, tmp_path / "a.png", "--output", tmp_path, "--scale", 1, "--thorough")
-    answers = [answer(network, picture, shape) for shape in ((96, 160), (128, 192), (160, 224))]
+    answers = [answer(network, picture, shape) for shape in ((96, 128), (128, 192), (160, 256))]
     assert_road(tmp_path / "a_probability.png", np.mean(answers, axis=0))
     assert np.ptp(answers, axis=0).max() > 2 / 255
 

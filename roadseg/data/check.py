@@ -38,7 +38,8 @@ def check_samples(parts, data_set, memory):
     where the training part's labels hold fewer than two classes; and where those of the validation
     part hold none.
     """
-    samples = [sample for part in parts for sample in part]
+    # Once each: without testing pictures those of the validation part are painted.
+    samples = list(dict.fromkeys(sample for part in parts for sample in part))
     key = _look_from_outside(parts, data_set)
     remembered = _recall(memory)
     if key not in remembered:
@@ -164,8 +165,10 @@ def _judge(looks, counts, data_set):
         faults = faults or _faults_of_joined(looks[:training], data_set)
     if faults:
         raise UserError("\n".join(faults))
-    for cure in _cures_of_void(_classes_in(looks[:training]), data_set):
-        terminal.say(f"{looks[0][0].label.parent}: {cure}")
+    found = _classes_in(looks[:training])
+    if data_set.class_list and (missing := _missing_classes(found, data_set)):
+        said = "; ".join([f"no training label holds {missing}", *_cures_of_void(found, data_set)])
+        terminal.say(f"{looks[0][0].label.parent}: {said}")
 
 
 def _class_faults(looks, purpose, least, data_set):
@@ -191,11 +194,17 @@ def _cures_of_void(found, data_set):
 
     found: of `_classes_in`.
     """
-    missing = [name for index, name in enumerate(data_set.classes) if index not in found]
+    missing = _missing_classes(found, data_set)
     is_void = VOID in found and data_set.label_values.get(VOID) == VOID
     if data_set.class_list and is_void and missing:
-        cure = data_set.class_list.needs([VOID], missing[-1])
-        yield f"{VOID} counts nowhere: if it is {missing[-1]}, {cure}"
+        cure = data_set.class_list.needs([VOID], missing if missing in data_set.classes else "NAME")
+        yield f"{VOID} counts nowhere: if it is {missing}, {cure}"
+
+
+def _missing_classes(found, data_set):
+    """Return the names of the classes that are not found, joined by "or"."""
+    names = [name for index, name in enumerate(data_set.classes) if index not in found]
+    return " or ".join(names)
 
 
 def _faults_of_joined(looks, data_set):

@@ -17,6 +17,8 @@ LINES = (  # the first that fits; the value is a number, a colour or nothing
     r"(?P<name>.+?)\s+(?P<value>\d+\s+\d+\s+\d+|\d+)",
     r"(?P<name>.+)(?P<value>)",
 )
+# A line without a value that was meant to have one; it would count by its place.
+NEARLY = r"-?\d+(\W.*)?|.*[,:=]|.*[,:=]\s*-?\d+|.*\s-\d+"
 LEFT_OUT = r"#.*|pixel value\s*,\s*class"  # comments, and Roboflow's headings
 UNNUMBERED = "__ignore__"  # what labelme numbers -1, and stores as 255
 COUNT_NOWHERE = ("void", "ignore", UNNUMBERED)
@@ -105,6 +107,8 @@ def _faults(texts, lines):
     for text, (name, numbers) in zip(texts, lines, strict=True):
         if max(numbers, default=0) > 255:
             yield f"'{text}' has a number above 255"
+        if not numbers and re.fullmatch(NEARLY, name):
+            yield f"'{text}' looks like a name and a number; the name comes first, then a space"
         if (numbers or name) in known:
             yield f"'{known[numbers or name]}' and '{text}' cannot be told apart"
         known[numbers or name] = forms[len(numbers)] = text

@@ -35,13 +35,13 @@ def write(folder):
     shown = read_json(folder / "report" / "report.json", missing={}) if metrics else {}
     rows = run_folder.read_log(folder)
     with run_folder.of_this_version(folder):
-        row = row_of(settings) if settings else None
+        row, shapes = row_of(settings) if settings else None, _shapes(settings)
     page = load_template().render(
         name=folder.absolute().name,
         title=row.title if row else "A run",
         stride=32 >> len(run_folder.recipe_of(settings).get("skips", FCN_8S)),
         settings=settings,
-        shapes=" and ".join("x".join(map(str, shape)) for shape in _shapes(settings)),
+        shapes=shapes,
         settings_texts={name: json.dumps(value) for name, value in settings.items()},
         epochs=len(rows),
         is_finished=bool(metrics),
@@ -52,8 +52,8 @@ def write(folder):
         score_name="F1" if "precision" in shown else "accuracy",
         worst=_worst(folder, shown),
         gallery=_gallery(folder, shown),
-        legend=row.legend if shown else {},
-        key_of_errors=key_of_errors(row.classes) if shown else {},
+        legend=row.legend if row else {},
+        key_of_errors=key_of_errors(row.classes) if row else {},
     )
     path = folder / "report.html"
     write_text(path, page)
@@ -61,8 +61,9 @@ def write(folder):
 
 
 def _shapes(settings):
-    """Return the (height, width) of pictures in training, several where data sets are joined."""
-    return settings.get("image_shapes") or [settings.get("image_shape", "?")]
+    """Return the height x width of pictures in training, several where data sets are joined."""
+    shapes = settings.get("image_shapes") or [settings.get("image_shape", "?")]
+    return " and ".join("x".join(map(str, shape)) for shape in shapes)
 
 
 def load_template():

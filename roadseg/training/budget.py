@@ -91,7 +91,8 @@ def decide(job, start, epoch):
     if epochs < 1:
         raise UserError(
             f"--minutes {minutes:g}: one epoch takes {epoch / 60:.2f} minutes here, and the start "
-            f"{start / 60:.2f}; give --minutes {math.ceil((start + epoch) / 6) / 10:g} or more"
+            f"{start / 60:.2f}; give --run {job.folder.name} and --minutes "
+            f"{math.ceil((start + epoch) / 6) / 10:g} or more"
         )
     run_folder.note_settings(job.folder, {"epochs": epochs})
     terminal.say(f"{epochs} epochs of {epoch:.1f} s fit into {minutes:g} min")

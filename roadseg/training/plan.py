@@ -206,7 +206,10 @@ def decide_steps(settings, earlier, team):
 def tell_length(folder, settings, earlier):
     """Print how long a run trains; earlier: its settings so far."""
     epochs, before = settings["epochs"], earlier.get("epochs")
-    if before and before != epochs:
+    done = len(run_folder.read_log(folder))
+    if before and before != epochs <= done:
+        terminal.say(f"{folder}: {done} epochs are done, {epochs} were asked for: no more follow")
+    elif before and before != epochs:
         change = "rises again" if before < epochs else "drops at once"
         terminal.say(
             f"{folder}: {epochs} epochs instead of {before}: the learning rate {change}, and "

@@ -116,9 +116,10 @@ def of_this_version(folder):
     """Turn an error in the body, for want of something in a run's settings, into a UserError."""
     try:
         yield
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise UserError(
-            f"{folder}: trained by another version of this program ({error})"
+            f"{folder}: trained by another version of this program, or damaged ({error}); use that "
+            "version, or another run"
         ) from error
 
 

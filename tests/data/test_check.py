@@ -277,8 +277,19 @@ def test_a_class_that_may_be_the_number_that_counts_nowhere_is_named(tmp_path, c
     masks = [np.where(np.arange(16) > 8, 255 * BOTH, BOTH)] * 3  # 0, 1 and 255
     samples, row = write_own(tmp_path, masks, "ground\nroad\nkerb\n")
     check_samples((samples[:2], samples[2:], []), row, tmp_path / "checked.json")
-    said = "255 counts nowhere: if it is kerb, classes.txt needs the line kerb 255"
-    assert said in capsys.readouterr().out
+    said = "no training label holds kerb; 255 counts nowhere: if it is kerb, classes.txt needs the"
+    assert f"masks: {said} line kerb 255" in capsys.readouterr().out
+    (tmp_path / "classes.txt").write_text("ground\nroad\nkerb\npole\n")
+    _, row, _ = helper.prepare_data_set("folder", tmp_path)
+    check_samples((samples[:2], samples[2:], []), row, tmp_path / "checked.json")
+    assert "if it is kerb or pole, classes.txt needs the line NAME 255" in capsys.readouterr().out
+
+
+def test_a_fault_of_a_picture_that_validates_and_is_painted_is_told_once(tmp_path):
+    samples, row = write_own(tmp_path, [BOTH] * 2 + [BOTH + 1])
+    with pytest.raises(UserError) as caught:
+        check_samples((samples[:2], samples[2:], samples[2:]), row, tmp_path / "checked.json")
+    assert str(caught.value).count("2.png") == 1
 
 
 def test_another_choice_of_validation_pictures_is_another_data_set(tmp_path):

@@ -56,6 +56,10 @@ def test_a_class_list_is_read_as_people_and_tools_write_it(name, text, meaning, 
         ("lane 1\nlane 2", "1 names; expected .*what ends a line is the value in the masks"),
         ("void\nroad", "1 names; expected"),
         ("# nothing", "0 names; expected"),
+        *(
+            (f"ground\n{line}", f"'{line}' looks like a name and a number; .*expected")
+            for line in ("1 road", "road:1", "road=", "road,", "road -1", "1")
+        ),
     ],
 )
 def test_a_class_list_that_cannot_be_meant_is_refused(text, message, tmp_path):

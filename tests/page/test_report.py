@@ -139,8 +139,11 @@ def test_every_axis_has_a_name_with_its_unit(run, expected, request):
 def test_what_this_version_does_not_know_is_one_line(tmp_path, capsys):
     header = "epoch,seconds,loss,val_loss,val_iou\n1,9,0.5,0.6,41.5\n"
     for settings, log, said in (
-        ({"dataset": "kitty"}, "", "another version of this program ('kitty')"),
-        ({"dataset": "folder"}, "", "another version of this program ('classes')"),
+        ({"dataset": "kitty"}, "", "another version of this program, or damaged ('kitty')"),
+        ({"dataset": "folder"}, "", "another version of this program, or damaged ('classes')"),
+        ({"dataset": 5}, "", "another version of this program, or damaged ("),
+        ({"dataset": "kitti", "recipe": []}, "", "another version of this program, or damaged ("),
+        ({"dataset": "kitti", "image_shapes": 5}, "", "or damaged ("),
         ({"dataset": "kitti"}, header, "log.csv: damaged (no column learning_rate)"),
     ):
         (tmp_path / "settings.json").write_text(json.dumps(settings | {"labels": ""}))

@@ -112,7 +112,8 @@ def test_as_many_epochs_as_fit_are_trained(minutes, epochs, tmp_path):
 
 def test_too_few_minutes_are_told_what_an_epoch_takes(tmp_path):
     expected = (
-        "--minutes 2: one epoch takes 1.50 minutes here, and the start 0.67; give --minutes 2.2"
+        "--minutes 2: one epoch takes 1.50 minutes here, and the start 0.67; give "
+        f"--run {tmp_path.name} and --minutes 2.2"
     )
     with pytest.raises(UserError, match=expected):
         budget.decide(job_of(tmp_path, 2), start=40, epoch=90)
@@ -148,7 +149,7 @@ def test_a_timed_run_ends_as_one_that_was_told_its_epochs(
     monkeypatch.setattr(budget, "measure", measured)
     monkeypatch.setattr(main, "train_nn", stop_at_once)
     assert run("timed", "--minutes", 1) == 2
-    assert "give --minutes 1.7 or more" in error_line(capsys)
+    assert "give --run first and --minutes 1.7 or more" in error_line(capsys)
     for is_decided in (False, True):
         assert run("timed", "--minutes", 0.7) == 143
         settings = run_folder.earlier_settings(tmp_path / "timed" / "first")
