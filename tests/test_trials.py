@@ -13,6 +13,8 @@ import pytest
 import main
 from main import keras
 from roadseg.data import vgg_weights
+from roadseg.files import write_csv
+from roadseg.training.checkpoint import LOG_FIELDS
 from tests.small import HERE, KITTI, augment
 
 EXPERIMENTS = HERE / "experiments"
@@ -161,9 +163,12 @@ def test_the_table_of_trials_compares_the_same_seeds(tmp_path):
         ]
         settings = {"seed": seed, "command_lines": [command_line, ["main.py", "--run", "resumed"]]}
         (folders[-1] / "settings.json").write_text(json.dumps(settings))
-        rows = [f"{loss},{score},9,45" for loss, score in zip(losses, scores, strict=True)]
-        log = "\n".join(["val_loss,val_max_f,val_iou,seconds", *rows])
-        (folders[-1] / "log.csv").write_text(log)
+        known = dict.fromkeys(LOG_FIELDS, 9) | {"seconds": 45}
+        rows = [
+            known | {"val_loss": loss, "val_max_f": score}
+            for loss, score in zip(losses, scores, strict=True)
+        ]
+        write_csv(folders[-1] / "log.csv", rows, LOG_FIELDS)
     command = [sys.executable, HERE / "experiments" / "table.py", *folders]
     with_csv = [*command, "--csv", tmp_path / "trials.csv"]
     printed = subprocess.run(with_csv, check=True, capture_output=True, text=True).stdout
