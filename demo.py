@@ -49,7 +49,7 @@ def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(
         description="Try a network in the browser.", formatter_class=HelpFormatter
     )
-    add_run(parser, ", or an exported file")
+    add_run(parser, or_file=True)
     add = parser.add_argument
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen at")
     add("--port", default=7860, type=at_least(1), metavar="N", help="to listen at")

@@ -10,7 +10,7 @@ from roadseg.answering.painting import choose_classes, encode_png, paint_classes
 from roadseg.answering.predictor import predict_samples
 from roadseg.data import download, light, vgg_weights
 from roadseg.data.augmentation import MAP_NUMBERS, draw_maps, warp
-from roadseg.data.datasets import is_too_deep, locate, named_row, told_apart
+from roadseg.data.datasets import check_folder, locate, named_row, told_apart
 from roadseg.data.pictures import WORKERS, map_ahead, pairs_that_fit, read_image, read_label
 from roadseg.drawn import scenes
 from roadseg.errors import DownloadError
@@ -45,15 +45,11 @@ def prepare_data_set(name, data_dir):
 
 def _bring(name, data_dir):
     """Find, download or draw data sets. Returns (name, their row, their folder)."""
-    rows = {each: named_row(each) for each in told_apart(name).values()}
-    for each, row in rows.items():
-        if not (row.drawn or row.remote):
-            locate(each, data_dir)  # which tells if it is missing, before others are brought
-    for row in rows.values():
-        folder = data_dir / row.folder
-        if is_too_deep(row, data_dir):
-            pass  # which `locate` tells, before anything is drawn or downloaded into it
-        elif row.drawn:
+    rows = [named_row(each) for each in told_apart(name).values()]
+    # All are checked before one is drawn or downloaded.
+    folders = [check_folder(row, data_dir, bool(row.drawn or row.remote)) for row in rows]
+    for row, folder in zip(rows, folders, strict=True):
+        if row.drawn:
             scenes.draw_data_set(folder, DRAWN_TRAINING, DRAWN_TESTING)
         elif row.remote and not folder.is_dir():
             archive = data_dir / f"{row.folder}.zip"

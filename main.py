@@ -457,8 +457,8 @@ def train(job, network, answering_network, stopping):
             bar.update()
 
         validate = make_validate(job, network, answering_network, after_each)
-        step = settings["pictures_a_step"]
-        train_nn(state, get_batches_fn, epochs, step, validate, stopping, bar)
+        batch_size = settings["pictures_a_step"]
+        train_nn(state, get_batches_fn, epochs, batch_size, validate, stopping, bar)
 
 
 def begin_training(job, network, get_batches_fn, epochs):

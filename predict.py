@@ -93,7 +93,7 @@ def parse_arguments(arguments=None):
     scale = "size in the network / the picture's, to multiples of 32; default: as in training"
     output = "default: RUN/predictions; for the ready network predictions/"
     add("paths", nargs="+", metavar="PATH", help=paths)
-    add_run(parser, ", or an exported file")
+    add_run(parser, or_file=True)
     add("--output", type=Path, metavar="DIR", help=output)
     add("--save", nargs="+", default=["overlay"], choices=kinds, help="outputs for each")
     rate = functools.partial(positive_rate, highest=LARGEST_SCALE)

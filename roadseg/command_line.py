@@ -40,8 +40,9 @@ def positive_rate(text, highest=math.inf):
     raise argparse.ArgumentTypeError(f"{text!r}: expected a number above zero{limit}")
 
 
-def add_run(parser, file=""):
-    """Add the flag --run (see `run_folder.find_run`); file: what else it may be, for the help."""
+def add_run(parser, or_file=False):
+    """Add the flag --run (see `run_folder.find_run`); or_file: whether it may be an export."""
+    file = ", or an exported file" if or_file else ""
     where = f"a run's folder, or its name in runs/{file}; default: the ready network"
     parser.add_argument("--run", metavar="RUN", help=where)
 

@@ -196,12 +196,15 @@ def test_a_scale_is_that_of_the_picture(scale, shape, trained, network, tmp_path
     assert_road(tmp_path / "a_probability.png", answer(network, picture, shape))
 
 
-@pytest.mark.parametrize("words", [["--scale", "5"], ["--output", "street.jpg"]])
-def test_what_no_memory_or_no_folder_holds_is_refused(words, tmp_path, monkeypatch):
+def test_what_no_memory_or_no_folder_holds_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (64, 32)).save("street.jpg")
-    with contextlib.suppress(SystemExit):  # of wrong usage
-        assert predict.main(["street.jpg", *words]) == 2
+    with pytest.raises(SystemExit) as end:
+        predict.main(["street.jpg", "--scale", "5"])
+    assert end.value.code == 2
+    assert "'5': expected a number above zero, at most 4" in capsys.readouterr().err
+    assert predict.main(["street.jpg", "--output", "street.jpg"]) == 2
+    assert "--output street.jpg: is a file" in error_line(capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["street.jpg"]
 
 

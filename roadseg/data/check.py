@@ -167,7 +167,7 @@ def _judge(looks, counts, data_set):
         raise UserError("\n".join(faults))
     found = _classes_in(looks[:training])
     if data_set.class_list and (missing := _missing_classes(found, data_set)):
-        said = "; ".join([f"no training label holds {missing}", *_cures_of_void(found, data_set)])
+        said = f"no training label holds {' or '.join(missing)}{_cure_of_void(found, data_set)}"
         terminal.say(f"{looks[0][0].label.parent}: {said}")
 
 
@@ -180,7 +180,7 @@ def _class_faults(looks, purpose, least, data_set):
     return [
         f"{labels}: the {purpose} labels hold {names} alone; expected at least "
         f"{('one', 'two')[least - 1]} of {', '.join(data_set.classes)}"
-        + "".join(f"; {cure}" for cure in _cures_of_void(found, data_set))
+        f"{_cure_of_void(found, data_set)}"
     ]
 
 
@@ -189,22 +189,22 @@ def _classes_in(looks):
     return frozenset().union(*(seen.classes for _, seen in looks))
 
 
-def _cures_of_void(found, data_set):
-    """Yield what makes a missing class of the number that counts nowhere, if both are there.
+def _cure_of_void(found, data_set):
+    """Say what makes a missing class of the number that counts nowhere, to end a line.
 
-    found: of `_classes_in`.
+    found: of `_classes_in`. Returns "" where one of the two is not there.
     """
     missing = _missing_classes(found, data_set)
     is_void = VOID in found and data_set.label_values.get(VOID) == VOID
-    if data_set.class_list and is_void and missing:
-        cure = data_set.class_list.needs([VOID], missing if missing in data_set.classes else "NAME")
-        yield f"{VOID} counts nowhere: if it is {missing}, {cure}"
+    if not (data_set.class_list and is_void and missing):
+        return ""
+    cure = data_set.class_list.needs([VOID], missing[0] if len(missing) == 1 else "NAME")
+    return f"; {VOID} counts nowhere: if it is {' or '.join(missing)}, {cure}"
 
 
 def _missing_classes(found, data_set):
-    """Return the names of the classes that are not found, joined by "or"."""
-    names = [name for index, name in enumerate(data_set.classes) if index not in found]
-    return " or ".join(names)
+    """Return the names of the classes whose indices are not found."""
+    return [name for index, name in enumerate(data_set.classes) if index not in found]
 
 
 def _faults_of_joined(looks, data_set):

@@ -333,12 +333,21 @@ def told_apart(names):
 
 def _locate_one(name, data_dir):
     row = named_row(name)
-    folder = data_dir / row.folder
-    if is_too_deep(row, data_dir):
-        raise UserError(f"--data-dir {data_dir}: is the data set itself; give the folder it is in")
-    if not folder.is_dir():
-        raise UserError(f"{folder}: not found; put {row.layout} there, or give --data-dir")
+    folder = check_folder(row, data_dir)
     return replace(row, **row.complete(folder)), folder
+
+
+def check_folder(row, data_dir, may_be_missing=False):
+    """Return the folder of a row of DATASETS.
+
+    Raises UserError where it is missing, or DATA_DIR is that folder, not what holds it.
+    """
+    folder = data_dir / row.folder
+    if data_dir.absolute().name == row.folder and not folder.is_dir():
+        raise UserError(f"--data-dir {data_dir}: is the data set itself; give the folder it is in")
+    if not may_be_missing and not folder.is_dir():
+        raise UserError(f"{folder}: not found; put {row.layout} there, or give --data-dir")
+    return folder
 
 
 def named_row(name):
@@ -348,11 +357,6 @@ def named_row(name):
         raise UserError(f"--dataset {name}: not known; expected one of {', '.join(DATASETS)}")
     row = DATASETS[key]
     return replace(row, title=folder, folder=folder) if folder else row
-
-
-def is_too_deep(row, data_dir):
-    """Return whether DATA_DIR is the folder of a data set, not what holds it."""
-    return data_dir.absolute().name == row.folder and not (data_dir / row.folder).is_dir()
 
 
 def join(found):

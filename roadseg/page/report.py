@@ -35,7 +35,8 @@ def write(folder):
     shown = read_json(folder / "report" / "report.json", missing={}) if metrics else {}
     rows = run_folder.read_log(folder)
     with run_folder.of_this_version(folder):
-        row, shapes = row_of(settings) if settings else None, _shapes(settings)
+        row = row_of(settings) if settings else None
+        shapes = run_folder.shapes_text(settings)
     page = load_template().render(
         name=folder.absolute().name,
         title=row.title if row else "A run",
@@ -58,12 +59,6 @@ def write(folder):
     path = folder / "report.html"
     write_text(path, page)
     return path
-
-
-def _shapes(settings):
-    """Return the height x width of pictures in training, several where data sets are joined."""
-    shapes = settings.get("image_shapes") or [settings.get("image_shape", "?")]
-    return " and ".join("x".join(map(str, shape)) for shape in shapes)
 
 
 def load_template():

@@ -40,7 +40,8 @@ def measure(job, training, get_batches_fn, validate):
     team, (samples, validation, _) = job.team, job.split.parts
     began, saving = time.monotonic(), seconds_of(training.save)
     with contextlib.closing(endless(get_batches_fn, job.settings["pictures_a_step"])) as batches:
-        compiling = seconds_of(lambda: try_step(training, next(batches), settle=True))
+        compiling = seconds_of(lambda: try_step(training, next(batches)))
+        compiling += seconds_of(lambda: settle(training))
         picture = seconds_a_picture(training, batches)
     few = validation[: prediction_batch(team)]
     compiling += team.from_first(lambda: seconds_of(lambda: validate(few)))
@@ -64,13 +65,22 @@ def endless(get_batches_fn, batch_size):
             yield *batch, get_batches_fn.names(batch_size, epoch, number)
 
 
-def try_step(training, batch, settle=False):
-    """Take a step on a batch of `endless`; settle: wait for it. Returns its number of pictures."""
-    with contextlib.suppress(LossError):  # which the training itself knows how to answer
+def try_step(training, batch):
+    """Take a step on a batch of `endless`. Returns its number of pictures."""
+    with left_to_training():
         training.step(*batch)
-        if settle:
-            training.settle()
     return len(batch[2])
+
+
+def settle(training):
+    """Wait for the steps that were taken."""
+    with left_to_training():
+        training.settle()
+
+
+def left_to_training():
+    """Leave a loss that is not finite to the training itself, which knows how to answer it."""
+    return contextlib.suppress(LossError)
 
 
 def seconds_a_picture(training, batches):
@@ -79,8 +89,7 @@ def seconds_a_picture(training, batches):
     while is_short:  # in any process, so that all take the same steps
         pictures += try_step(training, next(batches))
         (is_short,) = training.team.largest([time.monotonic() - began < TIMED_SECONDS])
-    with contextlib.suppress(LossError):
-        training.settle()
+    settle(training)
     return (time.monotonic() - began) / pictures
 
 

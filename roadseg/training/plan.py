@@ -206,17 +206,17 @@ def decide_steps(settings, earlier, team):
 def tell_length(folder, settings, earlier):
     """Print how long a run trains; earlier: its settings so far."""
     epochs, before = settings["epochs"], earlier.get("epochs")
-    done = len(run_folder.read_log(folder))
-    if before and before != epochs <= done:
-        terminal.say(f"{folder}: {done} epochs are done, {epochs} were asked for: no more follow")
-    elif before and before != epochs:
+    if before and before != epochs:
+        done = len(run_folder.read_log(folder))
         change = "rises again" if before < epochs else "drops at once"
         terminal.say(
-            f"{folder}: {epochs} epochs instead of {before}: the learning rate {change}, and "
+            f"{folder}: {done} epochs are done, {epochs} were asked for: no more follow"
+            if epochs <= done
+            else f"{folder}: {epochs} epochs instead of {before}: the learning rate {change}, and "
             f"the result differs from a run planned with {epochs}"
         )
-    shapes = " and ".join("x".join(map(str, shape)) for shape in settings["image_shapes"])
     length = f"{epochs} epochs" if epochs else f"{settings['minutes']:g} minutes"
+    shapes = run_folder.shapes_text(settings)
     terminal.say(f"run: {folder}, {length}, pictures of {shapes} pixels")
 
 

@@ -111,6 +111,13 @@ def defaults_to_resume(folder):
     return {name: kinds.get(name, lambda value: value)(earlier[name]) for name in names}
 
 
+def shapes_text(settings):
+    """Return the height x width of a run's pictures in training, several of joined data sets."""
+    # Earlier runs have one shape alone, and one that was stopped at its start may have none.
+    shapes = settings.get("image_shapes") or [settings.get("image_shape", "?")]
+    return " and ".join("x".join(map(str, shape)) for shape in shapes)
+
+
 @contextlib.contextmanager
 def of_this_version(folder):
     """Turn an error in the body, for want of something in a run's settings, into a UserError."""

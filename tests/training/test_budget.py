@@ -100,7 +100,8 @@ def test_a_loss_that_is_not_finite_while_steps_are_timed_is_left_to_the_training
     training = trainer.Training(network, compiler(network), tmp_path)
     network.get_layer("score_fc7").bias.assign(np.full(2, np.nan))
     batches = budget.endless(Repeat(batch, 3), 2)
-    assert budget.try_step(training, next(batches), settle=True) == 2
+    assert budget.try_step(training, next(batches)) == 2
+    budget.settle(training)
     assert budget.seconds_a_picture(training, batches) > 0
     assert np.isnan(network.get_layer("score_fc7").bias).all()
 
