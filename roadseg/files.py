@@ -1,4 +1,4 @@
-"""Atomic writes, JSON, CSV and file digests; where this repository lies."""
+"""Atomic writes, JSON, CSV and file digests; where this repository and a run's weights lie."""
 
 import contextlib
 import csv
@@ -10,6 +10,7 @@ from pathlib import Path
 from roadseg.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]
+BEST = "best.weights.h5"  # in a run's folder
 TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}  # names out of old archives survive
 
 

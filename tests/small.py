@@ -32,6 +32,9 @@ SMALL = (96, 320)  # height, width of drawn test pictures
 SMALL_BLOCKS = ((1, 4), (1, 4), (1, 8), (1, 8), (1, 8))
 NARROW_BLOCKS = tuple((count, 4) for count, _ in main.VGG_BLOCKS)
 KITTI = DATASETS["kitti"]
+# Python that imports predict where what requirements-predict.txt doesn't name is not installed.
+ABSENT = ("keras", "tensorflow", "jax", "scipy", "h5py", "imageio", "jinja2", "pillow_heif")
+WITHOUT_KERAS = f"import sys; sys.modules |= dict.fromkeys({ABSENT}); import predict"
 
 
 SMALL_RECIPE = dataclasses.replace(main.RECIPE, head_channels=8, fuse_channels=8)

@@ -9,7 +9,7 @@ import numpy as np
 
 from roadseg.data import download
 from roadseg.errors import UserError
-from roadseg.files import REPOSITORY
+from roadseg.files import BEST, REPOSITORY
 
 CONVOLUTIONS_FILE = REPOSITORY / "data" / "vgg16_imagenet_conv_float16.npz"
 CONVOLUTION_NAMES = tuple(
@@ -18,7 +18,6 @@ CONVOLUTION_NAMES = tuple(
     for number in range(1, count + 1)
 )
 KINDS = ("conv", "full", "none")  # of weights that need no path
-BEST = "best.weights.h5"  # in a run's folder
 HEAD_NAMES = ("fc1", "fc2", "fc6", "fc7")  # dense in Keras' file, convolutions in ours
 
 

@@ -13,9 +13,8 @@ import shutil
 
 import numpy as np
 
-from roadseg.data.vgg_weights import BEST
 from roadseg.errors import UserError
-from roadseg.files import file_digest, read_json, write_atomically, write_csv, write_json
+from roadseg.files import BEST, file_digest, read_json, write_atomically, write_csv, write_json
 from roadseg.training import event_files
 
 FORMAT = 3  # of manifest.json
