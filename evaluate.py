@@ -16,7 +16,7 @@ from roadseg import terminal
 from roadseg.answering.predictor import thoroughly
 from roadseg.command_line import HelpFormatter, add_run, add_thorough, exit_status
 from roadseg.data.check import check_samples, data_digest, files_below
-from roadseg.data.datasets import locate
+from roadseg.data.finding import locate
 from roadseg.errors import UserError
 from roadseg.files import partial_path, read_json, write_json
 from roadseg.scoring.evaluation import score_run, score_table

@@ -25,7 +25,7 @@ from roadseg.answering import exporting, rounding, runtimes
 from roadseg.answering.network import Predictor
 from roadseg.answering.predictor import nearest_shape, predict_ahead
 from roadseg.command_line import HelpFormatter, add_run, exit_status
-from roadseg.data.datasets import locate
+from roadseg.data.finding import locate
 from roadseg.data.layouts import subsample
 from roadseg.data.pictures import read_image
 from roadseg.drawn import scenes

@@ -10,7 +10,7 @@ from roadseg.answering.painting import choose_classes, encode_png, paint_classes
 from roadseg.answering.predictor import predict_samples
 from roadseg.data import download, light, vgg_weights
 from roadseg.data.augmentation import MAP_NUMBERS, draw_maps, warp
-from roadseg.data.datasets import check_folder, locate, named_row, told_apart
+from roadseg.data.finding import check_folder, locate, named_row, told_apart
 from roadseg.data.pictures import WORKERS, map_ahead, pairs_that_fit, read_image, read_label
 from roadseg.drawn import scenes
 from roadseg.errors import DownloadError
@@ -28,7 +28,7 @@ DRAWN_TESTING = (6, 6, 6)
 def prepare_data_set(name, data_dir):
     """Find, download or draw a data set.
 
-    name: as in `datasets.locate`, or "auto": KITTI Road, or drawn scenes with a message if the
+    name: as in `finding.locate`, or "auto": KITTI Road, or drawn scenes with a message if the
     download fails. Returns (name used, its row, its folder). Raises UserError if a data set is not
     available.
     """

@@ -27,7 +27,8 @@ from roadseg.answering.predictor import UNCALIBRATED, Calibration
 from roadseg.command_line import exit_status
 from roadseg.data import vgg_weights
 from roadseg.data.check import check_samples, data_digest, files_below
-from roadseg.data.datasets import FCN_8S, JOINT, row_of, with_shapes
+from roadseg.data.datasets import FCN_8S, JOINT, row_of
+from roadseg.data.finding import with_shapes
 from roadseg.data.pictures import VOID
 from roadseg.devices import ONE_DEVICE, joined
 from roadseg.engine import FLOAT32, keras, scoring_precision, warn_about_idle_gpu

@@ -44,7 +44,7 @@ from roadseg.command_line import (
 from roadseg.data.datasets import row_of
 from roadseg.data.pictures import WORKERS, map_ahead, resample, resize, scaled_shape
 from roadseg.errors import FaultyPicturesError, UserError
-from roadseg.files import read_json, written_whole
+from roadseg.files import read_json, refuse_unwritable, written_whole
 from roadseg.training import run_folder
 
 AUTO = "auto"
@@ -221,6 +221,7 @@ def predict_sources(arguments, stopping):
     output = arguments.output or run_folder.output_folder(folder) / "predictions"
     kinds = {name: KINDS[name] for name in arguments.save}
     targets = plan_targets(sources, output, {name: kinds[name].lossless for name in kinds})
+    refuse_unwritable(output)
     finder = RoadFinder(folder, arguments.scale, arguments.thorough, arguments.precision)
     with stopping.deferred():
         count, seconds = answer_sources(

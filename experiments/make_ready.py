@@ -22,7 +22,7 @@ from main import load_network
 from roadseg import terminal
 from roadseg.answering.network import Predictor
 from roadseg.command_line import exit_status
-from roadseg.data.datasets import locate
+from roadseg.data.finding import locate
 from roadseg.files import read_json, write_atomically, write_json, write_text
 from roadseg.scoring.evaluation import calibrate, score_run, score_table
 from roadseg.training import checkpoint, plan, run_folder

@@ -27,7 +27,8 @@ from roadseg.answering import runtimes
 from roadseg.answering.predictor import read_sample
 from roadseg.command_line import exit_status
 from roadseg.data import light
-from roadseg.data.datasets import JOINT, locate, regroup, row_of
+from roadseg.data.datasets import JOINT, row_of
+from roadseg.data.finding import locate, regroup
 from roadseg.data.layouts import subsample
 from roadseg.data.pictures import VOID, read_label
 from roadseg.errors import UserError

@@ -5,6 +5,7 @@ import csv
 import hashlib
 import json
 import os
+import tempfile
 from pathlib import Path
 
 from roadseg.errors import UserError
@@ -37,6 +38,17 @@ def written_whole(path):
         if isinstance(error, OSError) and error.errno and not error.filename:
             error.filename = str(path)  # a full disk's error has none
         raise
+
+
+def refuse_unwritable(folder):
+    """Raise UserError where no file can be made below a folder, which need not be there yet."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise UserError(
+            f"{there}: no file can be made there ({error.strerror}); give another --output"
+        ) from error
 
 
 def write_atomically(path, write):

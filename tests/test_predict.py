@@ -203,8 +203,9 @@ def test_what_no_memory_or_no_folder_holds_is_refused(tmp_path, monkeypatch, cap
         predict.main(["street.jpg", "--scale", "5"])
     assert end.value.code == 2
     assert "'5': expected a number above zero, at most 4" in capsys.readouterr().err
-    assert predict.main(["street.jpg", "--output", "street.jpg"]) == 2
-    assert "--output street.jpg: is a file" in error_line(capsys)
+    for output in ("street.jpg", "street.jpg/below/more"):
+        assert predict.main(["street.jpg", "--output", output]) == 2
+        assert "street.jpg: no file can be made there (Not a directory)" in error_line(capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["street.jpg"]
 
 

@@ -14,6 +14,7 @@ from roadseg.answering import runtimes
 from roadseg.answering.network import with_probabilities
 from roadseg.engine import keras
 from roadseg.errors import UserError, WrongAnswerError
+from roadseg.files import refuse_unwritable
 
 LARGEST_DIFFERENCE = 1e-4  # between probabilities
 ROUNDS = 3  # over these pictures, for throughput
@@ -123,7 +124,7 @@ def whole_network(network, calibration, image_shape):
 
 
 def refuse_what_cannot_be_written(form, output):
-    """Raise UserError for a wrong name, a missing package or an engine other than TensorFlow."""
+    """Raise UserError for a wrong or unwritable name, a missing package or another engine."""
     if keras.backend.backend() != "tensorflow":
         raise UserError("export needs TensorFlow: unset KERAS_BACKEND")
     if (suffix := form.file_name.suffix) and output.suffix != suffix:
@@ -132,6 +133,7 @@ def refuse_what_cannot_be_written(form, output):
         raise UserError(f"{output}: is a folder that holds something else; give another --output")
     if output.is_file() and not suffix:
         raise UserError(f"{output}: is a file; this format is a folder: give another --output")
+    refuse_unwritable(output.parent)
     runtimes.refuse_missing(form.modules, "requirements-export.txt")
 
 

@@ -128,10 +128,8 @@ def plan_targets(sources, output, kinds):
     """Choose the output paths.
 
     kinds: {name: whether it is lossless}. Returns {source: {kind: path to write}}. Raises
-    UserError if a path is an input, or belongs to two sources, or output is a file.
+    UserError if a path is an input, or belongs to two sources.
     """
-    if output.is_file():
-        raise UserError(f"--output {output}: is a file; expected a folder, or a new name for one")
     inputs, owners, targets = {Path(source.path).resolve() for source in sources}, {}, {}
     for source in sources:
         targets[source] = {

@@ -305,6 +305,7 @@ def test_a_file_that_is_no_network_gives_one_line(tmp_path, capsys):
         ("onnx", "road.pb", "expected a name that ends with .onnx"),
         ("saved_model", "folder", "holds something else"),
         ("saved_model", "file", "is a file"),
+        ("saved_model", "file/below", "no file can be made there (Not a directory)"),
     ],
 )
 def test_an_export_that_cannot_be_written_gives_one_line(

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import helper
-from roadseg.data import datasets, download
+from roadseg.data import datasets, download, finding
 from roadseg.data.layouts import Sample
 from roadseg.data.pictures import VOID, read_label
 from roadseg.errors import UserError
@@ -36,10 +36,10 @@ def three(drawn, tmp_path_factory):
 
 
 def joined(three, image_shape=(64, 96)):
-    row, root = datasets.locate(NAMES, three)
+    row, root = finding.locate(NAMES, three)
     labelled, testing = row.find(root)
     training, validation = row.split(labelled, 0)
-    return datasets.with_shapes(row, training, image_shape), training, validation, testing
+    return finding.with_shapes(row, training, image_shape), training, validation, testing
 
 
 def test_the_shared_classes_and_other(three):
@@ -58,7 +58,7 @@ def test_the_shared_classes_and_other(three):
 def test_each_is_split_as_by_itself(three):
     _, training, validation, testing = joined(three)
     for name in ("kitti", "camvid", "folder:own"):
-        alone, root = datasets.locate(name, three)
+        alone, root = finding.locate(name, three)
         split = alone.split(alone.find(root)[0], 0)
         for part, expected in zip((training, validation), split, strict=True):
             found = [sample for sample in part if sample.data_set == name.split(":")[-1]]
@@ -140,14 +140,14 @@ def test_names_of_no_data_set_are_refused(names, capsys):
 
 
 def test_regrouping_by_hand():
-    row = datasets.regroup(datasets.DATASETS["camvid"], ("other", "road", "car"))
+    row = finding.regroup(datasets.DATASETS["camvid"], ("other", "road", "car"))
     values = row.label_values
     assert (values[3], values[8], values[0], values[11], values[VOID]) == (1, 2, 0, VOID, VOID)
 
 
 def test_sharing_more_than_two_classes_gives_the_finer_skip():
     rows = {name: (datasets.DATASETS[name], None) for name in ("camvid", "cityscapes")}
-    many = datasets.join(rows)
+    many = finding.join(rows)
     assert len(many.classes) > 2 and many.recipe == {"skips": datasets.FCN_4S}
 
 
@@ -155,8 +155,8 @@ def test_other_comes_first_wherever_it_stands():
     """Of two classes the second is scored and painted."""
     for names in (("road", "other"), ("other", "road")):
         both = {"first": names, "second": names[::-1]}
-        assert datasets.shared_classes(both) == ["other", "road"]
-    assert datasets.shared_classes({"a": ("ground", "lawn"), "b": ("lawn", "ground")}) == [
+        assert finding.shared_classes(both) == ["other", "road"]
+    assert finding.shared_classes({"a": ("ground", "lawn"), "b": ("lawn", "ground")}) == [
         "ground",
         "lawn",
     ]
@@ -166,12 +166,12 @@ def test_a_picture_that_exif_turns_has_its_upright_proportions(tmp_path):
     path = tmp_path / "0.jpg"
     Image.new("RGB", (64, 32)).save(path, exif=rotated())
     sample = Sample("own/0", path, None, "train", data_set="own")
-    assert datasets.with_shapes(datasets.CAMVID, [sample], (64, 64)).shapes == {"own": (96, 32)}
+    assert finding.with_shapes(datasets.CAMVID, [sample], (64, 64)).shapes == {"own": (96, 32)}
 
 
 def test_sharing_no_class_is_an_error():
     rows = {name: (datasets.DATASETS[name], None) for name in ("kitti", "cityscapes")}
-    assert datasets.join(rows).classes == ("other", "road")
-    strange = datasets.regroup(datasets.DATASETS["camvid"], ("sky", "car"))
+    assert finding.join(rows).classes == ("other", "road")
+    strange = finding.regroup(datasets.DATASETS["camvid"], ("sky", "car"))
     with pytest.raises(UserError, match="share no class"):
-        datasets.join({"kitti": rows["kitti"], "strange": (strange, None)})
+        finding.join({"kitti": rows["kitti"], "strange": (strange, None)})

@@ -10,7 +10,7 @@ import pytest
 import helper
 import main
 from main import keras
-from roadseg.data.datasets import join
+from roadseg.data.finding import join
 from roadseg.errors import LossError
 from roadseg.training import device_data, trainer
 from roadseg.training.steps import StepsAhead, take_step
