@@ -11,7 +11,7 @@ from PIL import Image
 from roadseg import engine
 from roadseg.drawn import scenes
 from roadseg.page import results
-from roadseg.training import run_folder
+from roadseg.training import plan, run_folder
 from tests.small import SMALL, narrow_weights, run_camvid, run_kitti
 
 MEASURE_BFLOAT16 = results.measure_bfloat16
@@ -20,9 +20,11 @@ MEASURE_BFLOAT16 = results.measure_bfloat16
 def pytest_configure(config):
     """Let each of several processes of pytest-xdist compute on a core of its own.
 
-    No run of a test notes bfloat16 for predict.py, whatever the machine: that has its own tests.
+    No run of a test measures whether bfloat16 is faster, to train in it or to note it for
+    predict.py, whatever the machine: that takes seconds, and has its own tests.
     """
     results.measure_bfloat16 = lambda *_: None
+    plan.faster_precision = lambda: engine.FLOAT32
     if hasattr(config, "workerinput"):
         os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 

@@ -180,6 +180,7 @@ def on_tensorflow(narrow_vgg, drawn, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["two", "moved"])
 def test_two_devices_of_tensorflow_train_as_one(name, on_tensorflow):
     """On two halves of the processor; also where a run moves from two to one and to two again."""

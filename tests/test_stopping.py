@@ -125,29 +125,29 @@ def compare_disturbed_with_undisturbed(start_run, folder, number, times, epochs,
 
 
 @pytest.mark.slow
-def test_a_run_killed_twenty_times_ends_as_if_undisturbed(start_run, tmp_path):
+def test_a_run_killed_twelve_times_ends_as_if_undisturbed(start_run, tmp_path):
     statuses, in_saves = compare_disturbed_with_undisturbed(
-        start_run, tmp_path, signal.SIGKILL, times=20, epochs=60
+        start_run, tmp_path, signal.SIGKILL, times=12, epochs=36
     )
-    assert statuses == [-signal.SIGKILL] * 20 + [0] and in_saves >= 3
+    assert statuses == [-signal.SIGKILL] * 12 + [0] and in_saves >= 3
 
 
 @pytest.mark.slow
-def test_a_run_terminated_five_times_ends_as_if_undisturbed(start_run, tmp_path):
+def test_a_run_terminated_three_times_ends_as_if_undisturbed(start_run, tmp_path):
     statuses, _ = compare_disturbed_with_undisturbed(
-        start_run, tmp_path, signal.SIGTERM, times=5, epochs=15
+        start_run, tmp_path, signal.SIGTERM, times=3, epochs=9
     )
-    assert statuses == [143] * 5 + [0]
+    assert statuses == [143] * 3 + [0]
 
 
 @needs_jax
 @pytest.mark.slow
-def test_a_run_on_jax_killed_five_times_ends_as_if_undisturbed(start_run, tmp_path):
+def test_a_run_on_jax_killed_three_times_ends_as_if_undisturbed(start_run, tmp_path):
     environment = {"KERAS_BACKEND": "jax"}
     statuses, _ = compare_disturbed_with_undisturbed(
-        start_run, tmp_path, signal.SIGKILL, 5, 15, environment
+        start_run, tmp_path, signal.SIGKILL, 3, 9, environment
     )
-    assert statuses == [-signal.SIGKILL] * 5 + [0]
+    assert statuses == [-signal.SIGKILL] * 3 + [0]
 
 
 STOPPED_OUTSIDE_OF_TRAINING = """

@@ -28,6 +28,7 @@ def test_a_run_with_eleven_classes(trained_on_camvid):
     assert painted == ["val_0.png", "val_1.png"]
 
 
+@pytest.mark.slow
 def test_a_run_has_the_recipe_of_its_data_set_and_weights_of_classes(
     trained_on_camvid, narrow_vgg, tmp_path, monkeypatch, capsys
 ):

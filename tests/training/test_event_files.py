@@ -26,6 +26,7 @@ def epoch(number, **changes):
     return dict.fromkeys(checkpoint.LOG_FIELDS, 0.5) | {"epoch": number} | changes
 
 
+@pytest.mark.slow
 def test_a_run_asked_for_event_files_later_has_every_epoch_once(
     trained, drawn, narrow_vgg, tmp_path
 ):

@@ -30,6 +30,7 @@ def test_a_stopped_run_with_patience_ends_as_an_undisturbed_one(no_better, tmp_p
     assert_same(train_for(tmp_path / "whole", 2), whole)
 
 
+@pytest.mark.slow
 def test_more_patience_ends_as_if_it_had_never_been_less(no_better, tmp_path):
     train_for(tmp_path / "at_first_less", 1)
     whole = train_for(tmp_path / "patient", 3)

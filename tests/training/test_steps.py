@@ -116,6 +116,7 @@ def test_joined_data_sets_keep_their_shapes_on_a_gpu(drawn, as_on_a_gpu):
         assert tuple(labels.shape) == expected and tuple(pictures.shape) == (*expected, 3)
 
 
+@pytest.mark.slow
 def test_a_run_whose_data_stay_on_a_gpu_and_its_resume(drawn, narrow_vgg, tmp_path, as_on_a_gpu):
     """From the command line; the log has as many finite rows as epochs."""
     words = ("--vgg", narrow_vgg, "--limit", 5)

@@ -16,7 +16,7 @@ from roadseg.answering.network import Predictor
 from roadseg.data.pictures import VOID
 from roadseg.errors import LossError, StopRequest, TrainingError, UserError
 from roadseg.scoring.evaluation import score_pictures
-from roadseg.training import checkpoint, run_folder, trainer
+from roadseg.training import checkpoint, plan, run_folder, trainer
 from tests.small import (
     SMALL_RECIPE,
     WITHOUT_DROPOUT,
@@ -76,6 +76,7 @@ def test_pretrained_edges_stay_as_they_are_and_outlive_a_kill(tmp_path, random):
     )
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_the_precision_it_began_with(narrow_vgg, drawn, tmp_path, monkeypatch):
     """It trains and validates in it, on whatever machine, and answers in float32."""
     seen, train = [], main.train
@@ -85,6 +86,7 @@ def test_a_run_goes_on_in_the_precision_it_began_with(narrow_vgg, drawn, tmp_pat
         return train(job, *networks)
 
     monkeypatch.setattr(main, "train", watched)
+    monkeypatch.setattr(plan, "faster_precision", engine.faster_precision)
     for epochs, rate in ((1, 2e9), (2, 1e8)):
         rates = {"float32": 1e9, "mixed_bfloat16": rate}
         monkeypatch.setattr(
