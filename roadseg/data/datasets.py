@@ -150,10 +150,6 @@ def row_of(settings):
     return replace(row, title=title, mirrored=mirrored, **fields)
 
 
-# KITTI: valid where red is set, road where blue is set.
-KITTI_COLOURS = {(255, 0, 0): 0, (255, 0, 255): 1, (0, 0, 0): VOID, (0, 0, 255): VOID}
-KITTI_CLASSES = ("other", "road")
-KITTI_LAYOUT = "training/image_2, training/gt_image_2 and testing/image_2 of KITTI Road"
 KITTI_ROAD = Remote(
     title="KITTI Road",
     url="https://s3.eu-central-1.amazonaws.com/avg-kitti/data_road.zip",
@@ -205,6 +201,22 @@ CAMVID_CLASSES = {
     "bicyclist": (0, 128, 192),
 }
 
+KITTI = Dataset(
+    title="KITTI Road",
+    folder="data_road",
+    layout="training/image_2, training/gt_image_2 and testing/image_2 of KITTI Road",
+    classes=("other", "road"),
+    # Valid where red is set, road where blue is set.
+    label_values={(255, 0, 0): 0, (255, 0, 255): 1, (0, 0, 0): VOID, (0, 0, 255): VOID},
+    paint=ROAD_GREEN,
+    find=find_kitti,
+    split=split_last_frames,
+    image_shape=(160, 576),
+    epochs=19,
+    mirrored=False,
+    official_count=289,
+    remote=KITTI_ROAD,
+)
 CAMVID = Dataset(
     title="CamVid",
     folder="camvid",
@@ -225,36 +237,21 @@ CAMVID = Dataset(
 )
 
 DATASETS = {
-    "kitti": Dataset(
-        title="KITTI Road",
-        folder="data_road",
-        layout=KITTI_LAYOUT,
-        classes=KITTI_CLASSES,
-        label_values=KITTI_COLOURS,
-        paint=ROAD_GREEN,
-        find=find_kitti,
-        split=split_last_frames,
-        image_shape=(160, 576),
-        epochs=19,
-        mirrored=False,
-        official_count=289,
-        remote=KITTI_ROAD,
-    ),
+    "kitti": KITTI,
     "camvid": CAMVID,
     "camvid-drive": replace(
         CAMVID, title="CamVid, drive 0001TP held out", split=split_drive("0001TP")
     ),
-    "synthetic": Dataset(
+    "synthetic": replace(
+        KITTI,
         title="drawn road scenes",
         folder="synthetic",
-        layout=KITTI_LAYOUT,
-        classes=KITTI_CLASSES,
-        label_values=KITTI_COLOURS,
-        paint=ROAD_GREEN,
-        find=find_kitti,
         split=split_share,
         image_shape=(96, 320),
         epochs=10,
+        mirrored=True,
+        official_count=None,
+        remote=None,
         drawn=True,
     ),
     "cityscapes": Dataset(
