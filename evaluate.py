@@ -43,6 +43,8 @@ def evaluate(arguments, stopping):
     """Do what the command line says. Nothing is downloaded or drawn."""
     folder = run_folder.find_run(arguments.run)
     predict, data_set, settings = load_run(folder)
+    if not arguments.run:
+        terminal.say(f"the ready network, of {data_set.title}; --run NAME scores one of yours")
     if arguments.thorough:
         predict = thoroughly(predict, data_set.mirrored)
     data_dir = arguments.data_dir or Path(settings["data_dir"])

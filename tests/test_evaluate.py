@@ -43,7 +43,9 @@ def test_a_run_that_is_not_finished_is_scored_on_the_terminal_alone(trained, tmp
 
 def test_scores_of_the_ready_network_are_printed_only(ready, capsys):
     assert evaluate.main([]) == 0
-    assert "3 pictures of the validation part" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith("the ready network, of KITTI Road; --run NAME scores one of yours\n")
+    assert "3 pictures of the validation part" in said
 
 
 def test_a_run_that_is_not_there_gives_one_line(trained, tmp_path, capsys):

@@ -109,6 +109,9 @@ def test_globs_and_files_go_to_the_runs_folder_and_nothing_is_overwritten(
     assert (album / "wide_overlay.png").read_bytes() == before
     assert run_predict(trained, album / "none*") == 2
     assert "nothing found" in error_line(capsys)
+    (album / "empty").mkdir()
+    assert run_predict(trained, album / "empty") == 2
+    assert "empty: holds neither pictures nor videos" in error_line(capsys)
     twins = (album / "wide.png", album / "below" / "wide.png")
     assert run_predict(trained, *twins, "--output", tmp_path / "out") == 2
     assert "would be written there" in error_line(capsys) and not (tmp_path / "out").exists()

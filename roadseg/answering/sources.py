@@ -64,6 +64,8 @@ def find_sources(paths):
     found, others = {}, []
     for text in paths:
         files = _find_files(text, others)
+        if not files and Path(text).is_dir():
+            raise UserError(f"{text}: holds neither pictures nor videos; give another folder")
         if not files:
             raise UserError(
                 f"{text}: nothing found; expected a picture, a video, a folder, a glob, an "

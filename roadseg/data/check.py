@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import typing
+from pathlib import Path
 
 import numpy as np
 
@@ -164,11 +165,22 @@ def _judge(looks, counts, data_set):
         faults = faults or _class_faults(validating, "validation", 1, data_set)
         faults = faults or _faults_of_joined(looks[:training], data_set)
     if faults:
-        raise UserError("\n".join(faults))
+        raise UserError("\n".join(_put_together(faults)))
     found = _classes_in(looks[:training])
     if data_set.class_list and (missing := _missing_classes(found, data_set)):
         said = f"no training label holds {' or '.join(missing)}{_cure_of_void(found, data_set)}"
         terminal.say(f"{looks[0][0].label.parent}: {said}")
+
+
+def _put_together(faults):
+    """Make one line of those, PATH: TEXT, that say the same of several files of a folder."""
+    same = {}
+    for fault in faults:
+        path, _, text = fault.partition(": ")
+        same.setdefault((Path(path).parent, text), []).append(Path(path).name)
+    for (folder, text), (first, *others) in same.items():
+        more = f"; the same of {terminal.listing(others)}" if others else ""
+        yield f"{folder / first}: {text}{more}"
 
 
 def _class_faults(looks, purpose, least, data_set):

@@ -79,11 +79,15 @@ def classes_in(lines):
 def read_class_list(folder):
     """Read the class list of a folder. Returns ClassList.
 
-    Raises UserError for lines of different forms or with the same value, and for fewer than 2 or
-    more than 255 classes.
+    Raises UserError where there is none, for lines of different forms or with the same value, and
+    for fewer than 2 or more than 255 classes.
     """
-    paths = [folder / name for name in FILE_NAMES]
-    path = next(filter(Path.is_file, paths), paths[0])
+    path = next(filter(Path.is_file, (folder / name for name in FILE_NAMES)), None)
+    if not path:
+        raise UserError(
+            f"{folder}: holds no class list; expected {FILE_NAMES[0]}, a class a line, or one of "
+            f"{', '.join(FILE_NAMES[1:])}; --data-dir names the folder that holds it"
+        )
     texts = [text for text in read_lines(path) if not re.fullmatch(LEFT_OUT, text, re.IGNORECASE)]
     lines = [_parse(text) for text in texts]
     if fault := next(_faults(texts, lines), None):

@@ -11,6 +11,9 @@ from roadseg.data.pictures import PICTURE_SUFFIXES, is_left_by_system
 from roadseg.errors import UserError
 
 VALIDATION_LIST = "validation.txt"  # in a folder of one's own pictures
+# Its folders, of which the first that is there is read: ours, or as CVAT and labelme export them.
+PICTURE_FOLDERS = ("pictures", "JPEGImages")
+MASK_FOLDERS = ("masks", "SegmentationClassPNG", "SegmentationClass")
 
 
 @dataclass(frozen=True)
@@ -100,22 +103,32 @@ def find_cityscapes(root):
 def find_folder(root):
     """Find the user's own pictures.
 
-    root: holds pictures/, masks/ (PNG of the same stem, in the values of the class list);
-    optionally testing/ and validation.txt, the names of the validation pictures, one a line.
-    Without it the last fifth validates, because neighbours may look alike. Returns (labelled,
-    testing), with "train" or "val" as category. Raises UserError for an empty or missing folder,
-    pictures without mask or with a shared one, and unknown names.
+    root: holds one of PICTURE_FOLDERS and of MASK_FOLDERS (PNG of the same stem, in the values of
+    the class list); optionally testing/ and validation.txt, the names of the validation pictures,
+    one a line. Without it the last fifth validates, because neighbours may look alike. Returns
+    (labelled, testing), with "train" or "val" as category. Raises UserError for an empty or missing
+    folder, pictures without mask or with a shared one, and unknown names.
     """
-    paths = list_pictures(root / "pictures", "pictures, and a mask for each in masks/")
+    pictures, masks = (_first_folder(root, names) for names in (PICTURE_FOLDERS, MASK_FOLDERS))
+    paths = list_pictures(pictures, "pictures, and a mask for each in masks/")
     listed = root / VALIDATION_LIST
     last_fifth = paths[-max(1, len(paths) // 5) :]
     chosen = set(_listed_pictures(listed, paths) if listed.is_file() else last_fifth)
     labelled = []
     for path in paths:
-        part, mask = "val" if path in chosen else "train", root / "masks" / f"{path.stem}.png"
+        part, mask = "val" if path in chosen else "train", masks / f"{path.stem}.png"
         labelled.append(Sample(path.stem, path, mask, part))
     _check_labels(labelled)
+    unused = set(masks.glob("*.png")) - {sample.label for sample in labelled}
+    unused = sorted(path for path in unused if not is_left_by_system(path.name))
+    terminal.say_left_out(unused, f"in {masks} are masks of no picture")
     return labelled, _testing_samples(root / "testing")
+
+
+def _first_folder(root, names):
+    """Return the first folder of these names that is there, or where it is expected."""
+    folders = [root / name for name in names]
+    return next(filter(Path.is_dir, folders), folders[0])
 
 
 def _listed_pictures(listed, paths):
@@ -177,7 +190,10 @@ def _check_labels(samples):
     for sample in samples:
         owner = owners.setdefault(sample.label, sample)
         if not sample.label.is_file():
-            faults.append(f"{sample.label}: this label is missing{_alike(sample.label, expected)}")
+            faults.append(
+                f"{sample.label}: this label of {sample.picture.name} is missing"
+                f"{_alike(sample.label, expected)}"
+            )
         elif owner is not sample:
             faults.append(
                 f"{sample.picture}: shares the label {sample.label.name} with "
@@ -196,7 +212,12 @@ def _alike(label, expected):
     inside = label.parent.iterdir() if label.parent.is_dir() else ()
     names = {path.name for path in inside} - expected
     alike = sorted(filter(begins.match, names))
-    return f"; {alike[0]} is there: rename it, or save it as {label.name}" if alike else ""
+    if not alike:
+        return ""
+    lossy = "JPEG changes the values of labels: write them as PNG"
+    cures = {".png": f"rename it to {label.name}", ".jpg": lossy, ".jpeg": lossy}
+    cure = cures.get(Path(alike[0]).suffix.lower(), f"save it as {label.name}")
+    return f"; {alike[0]} is there: {cure}"
 
 
 def split_by_category(samples, seed):

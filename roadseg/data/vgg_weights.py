@@ -34,11 +34,6 @@ def read(vgg, data_dir):
         return {}
     finders = {"conv": lambda: CONVOLUTIONS_FILE, "full": lambda: download_full(data_dir)}
     path = finders[vgg]() if vgg in finders else weights_path(vgg)
-    if not path.is_file():
-        raise UserError(
-            f"{path}: not found; expected {', '.join(KINDS)}, a Keras VGG16 file, a run's folder "
-            f"or its {BEST}"
-        )
     try:
         arrays = _read_npz(path) if path.suffix == ".npz" else _read_h5(path)
         weights = _pair_kernels_with_biases(arrays)
@@ -53,12 +48,17 @@ def read(vgg, data_dir):
 def weights_path(vgg):
     """Return the path of a Keras VGG16 file, or of a run's weights, whose folder may be given.
 
-    None for one of KINDS.
+    None for one of KINDS. Raises UserError where no such file is.
     """
     if vgg in KINDS:
         return None
-    path = Path(vgg)
-    return path / BEST if path.is_dir() else path
+    path = Path(vgg) / BEST if Path(vgg).is_dir() else Path(vgg)
+    if not path.is_file():
+        raise UserError(
+            f"{path}: not found; expected {', '.join(KINDS)}, a Keras VGG16 file, a run's folder "
+            f"or its {BEST}"
+        )
+    return path
 
 
 def download_full(data_dir):

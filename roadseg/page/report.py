@@ -15,7 +15,11 @@ from roadseg.training import run_folder
 # Part of metrics.json -> its table's title and columns.
 VIEW_COLUMNS = ("MaxF", "AP", "PRE", "REC", "FPR", "FNR", "IoU", "pictures")
 TABLES = {
-    "perspective": ("In the picture", VIEW_COLUMNS),
+    "perspective": (
+        "In the picture (MaxF: F1 at its best threshold; there PRE: precision, REC: recall, FPR: "
+        "share of other ground called road, FNR: of road missed; AP: average precision)",
+        VIEW_COLUMNS,
+    ),
     "birds_eye": ("Seen from above, as KITTI ranks", VIEW_COLUMNS),
     "per_class": (
         "Each class (answer: the most probable; share: of the ground truth's pixels)",
@@ -47,6 +51,7 @@ def write(folder):
         epochs=len(rows),
         is_finished=bool(metrics),
         cards=_cards(metrics, rows),
+        pictures=metrics.get("pictures"),
         tables=_tables(metrics),
         charts=_charts(metrics, shown, rows),
         **_confusion(metrics),

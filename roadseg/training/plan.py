@@ -105,7 +105,8 @@ def choose_pictures(data_set, root, seed, limit):
     split = Split(*(subsample(part, limit) for part in parts), labelled=len(labelled))
     terminal.say(
         f"{data_set.title} in {root}: {len(split.training)} training, "
-        f"{len(split.validation)} validation and {len(split.testing)} testing pictures\n"
+        f"{len(split.validation)} validation and {len(split.testing)} testing pictures"
+        f"{'' if testing else ' (those of validation again)'}\n"
         f"({data_set.label_note(len(labelled), root)})"
     )
     return split

@@ -191,7 +191,8 @@ def test_a_camera_is_read_and_one_that_is_not_there_gives_one_line(
     assert done + int(dropped[1] if dropped else 0) == 20
     monkeypatch.undo()
     assert run_predict(trained, "camera:98", "--output", tmp_path / "out") == 1
-    assert "camera:98" in capsys.readouterr().err.splitlines()[-1]
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("camera:98: no camera or stream answers there (")
 
 
 def test_the_newest_frame_is_next_and_older_ones_are_counted():

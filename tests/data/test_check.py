@@ -185,7 +185,20 @@ def test_all_faults_are_told_at_once(spoilt, tmp_path, capsys):
     folders = ("--data-dir", spoilt, "--runs-dir", tmp_path)
     assert run_main("--dataset", "kitti", *folders) == 2
     error = capsys.readouterr().err
-    assert error.count("this label is missing") == error.count("\n") == 15
+    assert error.count(" is missing") == error.count("\n") == 15
+
+
+def test_what_is_wrong_with_several_files_is_said_once(spoilt, tmp_path):
+    training = spoilt / "data_road" / "training"
+    for name in ("um_000000", "um_000001", "uu_000000"):
+        change(label_of(training, name), with_pixel(255))
+    change(label_of(training, "uu_000001"), with_pixel(9))
+    with pytest.raises(UserError) as raised:
+        check(spoilt, tmp_path / "checked.json")
+    first, second = str(raised.value).splitlines()
+    assert first.startswith(str(label_of(training, "um_000000"))) and "255" in first
+    assert first.endswith("; the same of um_road_000001.png, uu_road_000000.png")
+    assert second.startswith(str(label_of(training, "uu_000001"))) and "same" not in second
 
 
 def test_good_data_are_looked_at_once(spoilt, tmp_path, monkeypatch):

@@ -118,3 +118,4 @@ def test_given_colours_are_painted_and_others_as_before(tmp_path):
     assert row_of(settings | {"paint": {"b": [255, 0, 0]}}).legend == {"b": RED}
     assert row_of(settings).legend == {"b": DATASETS["kitti"].paint[1]}
     assert len(row_of(settings | {"classes": ["a", "b", "c"]}).legend) == 3
+    assert list(row_of(settings | {"classes": ["_background_", "b", "Other"]}).legend) == ["b"]

@@ -154,8 +154,10 @@ def export_masks(own, export):
 
 
 def train_on_exported(own, export, narrow_vgg):
-    """Train on masks as a tool writes them, which are read as they were. Returns the run."""
+    """Train on a folder as a tool writes it, which is read as it was. Returns the run."""
     masks = export_masks(own, export)
+    for ours, theirs in (("pictures", "JPEGImages"), ("masks", "SegmentationClass")):
+        (own / ours).rename(own / theirs)
     _, row, root = helper.prepare_data_set("folder", own)
     for sample in row.find(root)[0]:
         np.testing.assert_array_equal(read_label(sample, row), masks[sample.name])
@@ -204,7 +206,7 @@ def test_own_pictures_validate_as_listed_or_the_last_of_them(own):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda own: (own / "classes.txt").unlink(), "classes.txt: not found"),
+        (lambda own: (own / "classes.txt").unlink(), "holds no class list; expected classes.txt"),
         (lambda own: (own / "classes.txt").write_text("road"), "1 names; expected 2"),
         (lambda own: (own / "classes.txt").write_text("a\na\nb"), "all different"),
         (lambda own: (own / "classes.txt").write_bytes(b"\xff\xfe\n1"), "no text in UTF-8"),
@@ -212,7 +214,7 @@ def test_own_pictures_validate_as_listed_or_the_last_of_them(own):
             lambda own: (own / "classes.txt").write_text("a\nb"),
             "holds 0, 1, 2; no class has 2; classes.txt needs the line NAME 2, beside a 0, b 1",
         ),
-        (lambda own: (own / "masks" / "a 4.png").unlink(), "a 4.png: this label is missing"),
+        (lambda own: (own / "masks" / "a 4.png").unlink(), "this label of a 4.jpg is missing"),
         (lambda own: shutil.rmtree(own / "pictures"), "no pictures found"),
         (lambda own: (own / "validation.txt").write_text("nobody"), "names nobody, which is not"),
         (

@@ -157,17 +157,36 @@ def test_nobody_or_everybody_in_validation_txt_is_refused(listed, line, tmp_path
         split_own(tmp_path)
 
 
-@pytest.mark.parametrize("mask", ["b_mask.png", "B.PNG", "b.jpg"])
-def test_a_mask_under_another_name_is_pointed_at(mask, tmp_path):
+@pytest.mark.parametrize(
+    ("mask", "cure"),
+    [
+        ("b_mask.png", "rename it to b.png"),
+        ("B.PNG", "rename it to b.png"),
+        ("b.npy", "save it as b.png"),
+        ("b.jpg", "JPEG changes the values of labels: write them as PNG"),
+    ],
+)
+def test_a_mask_under_another_name_is_pointed_at(mask, cure, tmp_path):
     """Not one that belongs to another picture, or only begins alike."""
     own_folder(tmp_path, ["a.jpg", "b.jpg", "b_2.jpg"])
     (tmp_path / "masks" / "b.png").rename(tmp_path / "masks" / mask)
     (tmp_path / "masks" / "b10.png").write_bytes(b"")
-    with pytest.raises(UserError, match=f"b.png: this label is missing; {mask} is there: rename"):
+    missing = r"b\.png: this label of b\.jpg is missing"
+    with pytest.raises(UserError, match=f"{missing}; {mask} is there: {cure}$"):
         DATASETS["folder"].find(tmp_path)
     (tmp_path / "masks" / mask).unlink()
-    with pytest.raises(UserError, match=r"b\.png: this label is missing$"):
+    with pytest.raises(UserError, match=f"{missing}$"):
         DATASETS["folder"].find(tmp_path)
+
+
+def test_masks_of_no_picture_are_named(tmp_path, capsys):
+    own_folder(tmp_path, ["a.jpg", "b.jpg"])
+    (tmp_path / "pictures" / "b.jpg").rename(tmp_path / "pictures" / "c.jpg")
+    (tmp_path / "masks" / "c.png").write_bytes(b"")
+    (tmp_path / "masks" / "._c.png").write_bytes(b"")
+    DATASETS["folder"].find(tmp_path)
+    said = capsys.readouterr().out
+    assert said == f"1 files in {tmp_path / 'masks'} are masks of no picture: b.png\n"
 
 
 def test_what_is_not_read_in_a_folder_of_pictures_is_named(tmp_path, capsys):

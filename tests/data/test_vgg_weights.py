@@ -8,7 +8,7 @@ import main
 from main import keras
 from roadseg.data import vgg_weights
 from roadseg.errors import UserError
-from tests.small import answer
+from tests.small import answer, error_line, run_main
 
 
 def write_keras_vgg_file(path, random, channels=4, units=6):
@@ -77,6 +77,12 @@ def test_wrong_weights_are_named(tmp_path, content):
 def test_a_folder_without_a_runs_weights_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"best\.weights\.h5: not found; .* a run's folder"):
         vgg_weights.read(str(tmp_path), tmp_path)
+
+
+def test_weights_that_are_not_there_are_told_before_scenes_are_drawn(tmp_path, capsys):
+    words = ("--dataset", "synthetic", "--data-dir", tmp_path, "--vgg", tmp_path / "none.npz")
+    assert run_main(*words) == 2
+    assert "none.npz: not found" in error_line(capsys) and not list(tmp_path.iterdir())
 
 
 def test_a_kind_of_weights_is_no_folder_of_that_name(tmp_path, monkeypatch):
