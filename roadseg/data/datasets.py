@@ -116,18 +116,18 @@ def read_classes(root):
 def classes_of_own(names, colours=None):
     """Return the fields of Dataset that depend on the names of the classes.
 
-    colours: {name: (red, green, blue)} to paint with, where they are given; without them all are
-    painted but UNPAINTED.
+    colours: {name: (red, green, blue)} to paint with, where they are given.
     """
     # Of two classes only the second is painted; otherwise the hues are evenly spaced.
     hues = [colorsys.hsv_to_rgb(number / len(names), 0.8, 0.9) for number in range(len(names))]
-    paint = {number: tuple(round(255 * c) for c in hue) for number, hue in enumerate(hues)}
+    paint = {
+        number: tuple(round(255 * c) for c in hues[number])
+        for number, name in enumerate(names)
+        if name.casefold() not in UNPAINTED
+    }
     paint = ROAD_GREEN if len(names) == 2 else paint
-    if colours:
-        paint = {n: tuple(colours[names[n]]) for n in paint if names[n] in colours}
-    else:
-        paint = {n: paint[n] for n in paint if names[n].casefold() not in UNPAINTED}
-    return {"classes": tuple(names), "paint": paint, "recipe": recipe_for(names)}
+    given = {n: tuple(colours[names[n]]) for n in paint if names[n] in colours} if colours else {}
+    return {"classes": tuple(names), "paint": paint | given, "recipe": recipe_for(names)}
 
 
 def recipe_for(classes):
@@ -164,7 +164,7 @@ KITTI_ROAD = Remote(
 )
 JOINT = "+"  # between the names of data sets that are joined
 ROAD_GREEN = {1: (0, 230, 150)}  # bluish, for red-green colour blindness
-UNPAINTED = ("other", "background", "_background_")
+UNPAINTED = ("other", "background", "_background_")  # of more than two classes; tools make it black
 
 # The evaluated classes with their label ids and colours; all other ids are VOID
 # (M. Cordts et al.: The Cityscapes Dataset for Semantic Urban Scene Understanding, 2016).
