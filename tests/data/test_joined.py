@@ -85,6 +85,7 @@ def test_pictures_of_a_batch_have_one_shape_each_in_its_own_proportions(three):
         np.testing.assert_array_equal(seen, expected)
 
 
+@pytest.mark.slow
 def test_a_run_on_several_is_scored_for_each_and_resumes(three, narrow_vgg, tmp_path, capsys):
     words = ("--dataset", "kitti", "folder:own", "--data-dir", three)
     words += ("--runs-dir", tmp_path, "--run", "all", "--image-shape", 32, 64, "--vgg", narrow_vgg)
