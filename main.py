@@ -373,7 +373,7 @@ def run(arguments, stopping, team=ONE_DEVICE, changes=None):
     arguments: of `parse_arguments`; changes: {field of the recipe: value}, of a trial. Several
     processes share the work; the first alone writes, validates and paints.
     """
-    vgg_weights.weights_path(arguments.vgg)  # a wrong one is told before a download
+    vgg_weights.weights_path(arguments.vgg)  # a missing one is told before a download
     used, data_set, root = team.first_then_others(
         lambda: helper.prepare_data_set(JOINT.join(arguments.dataset), arguments.data_dir)
     )

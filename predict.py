@@ -220,8 +220,8 @@ def predict_sources(arguments, stopping):
     (sources, others), faults = find_sources(arguments.paths), []
     output = arguments.output or run_folder.output_folder(folder) / "predictions"
     kinds = {name: KINDS[name] for name in arguments.save}
-    targets = plan_targets(sources, output, {name: kinds[name].lossless for name in kinds})
     refuse_unwritable(output)
+    targets = plan_targets(sources, output, {name: kinds[name].lossless for name in kinds})
     finder = RoadFinder(folder, arguments.scale, arguments.thorough, arguments.precision)
     with stopping.deferred():
         count, seconds = answer_sources(

@@ -42,7 +42,7 @@ def written_whole(path):
 
 def refuse_unwritable(folder):
     """Raise UserError where no file can be made below a folder, which need not be there yet."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     try:
         tempfile.TemporaryFile(dir=there).close()
     except OSError as error:

@@ -46,6 +46,8 @@ def test_scores_of_the_ready_network_are_printed_only(ready, capsys):
     said = capsys.readouterr().out
     assert said.startswith("the ready network, of KITTI Road; --run NAME scores one of yours\n")
     assert "3 pictures of the validation part" in said
+    assert evaluate.main(["--run", str(ready)]) == 0
+    assert "the ready network" not in capsys.readouterr().out
 
 
 def test_a_run_that_is_not_there_gives_one_line(trained, tmp_path, capsys):
@@ -96,13 +98,13 @@ def test_other_files_than_those_of_the_training_are_scored_on_the_terminal_alone
 
 
 def test_classes_in_another_order_are_not_scored(trained, tmp_path, capsys):
-    (tmp_path / "classes.txt").write_text("road\nother\n")
+    (tmp_path / "classes.txt").write_text("road\nlane\n")
     run = copy_run(
-        trained, tmp_path / "run", dataset="folder", classes=["other", "road"], data_dir="nowhere"
+        trained, tmp_path / "run", dataset="folder", classes=["lane", "road"], data_dir="nowhere"
     )
     before = (run / "metrics.json").read_bytes()
     assert run_evaluate(run, "--data-dir", tmp_path) == 2
-    assert "has the classes road, other; this run has other, road" in error_line(capsys)
+    assert "has the classes road, lane; this run has lane, road" in error_line(capsys)
     assert (run / "metrics.json").read_bytes() == before
 
 

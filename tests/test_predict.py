@@ -209,7 +209,12 @@ def test_what_no_memory_or_no_folder_holds_is_refused(tmp_path, monkeypatch, cap
     for output in ("street.jpg", "street.jpg/below/more"):
         assert predict.main(["street.jpg", "--output", output]) == 2
         assert "street.jpg: no file can be made there (Not a directory)" in error_line(capsys)
-    assert [path.name for path in tmp_path.iterdir()] == ["street.jpg"]
+    Path("itself").symlink_to("itself")
+    Path("nowhere").symlink_to("missing/folder")
+    for output in ("itself", "nowhere/below", "/proc/folder"):
+        assert predict.main(["street.jpg", "--output", output]) == 2
+        assert ": no file can be made there (" in error_line(capsys)
+    assert {path.name for path in tmp_path.iterdir()} == {"street.jpg", "itself", "nowhere"}
 
 
 def test_a_thorough_answer_is_the_mean_of_those_at_three_sizes(trained, drawn, tmp_path):

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import typing
-from pathlib import Path
 
 import numpy as np
 
@@ -151,12 +150,10 @@ def _judge(looks, counts, data_set):
 
     looks: [(Sample, Seen)], training first, then validation; counts: of these two parts.
     """
-    faults, first = [], {}
+    first, faults = {}, list(_faults_of_files(looks))
     for sample, seen in looks:
         original = first.setdefault(seen.picture or sample.picture, sample.picture)
-        if seen.fault:
-            faults.append(seen.fault)
-        elif original != sample.picture:
+        if not seen.fault and original != sample.picture:
             faults.append(f"{sample.picture}: is a copy of {original}; remove one of them")
     if not faults:
         training, validation = counts
@@ -165,22 +162,23 @@ def _judge(looks, counts, data_set):
         faults = faults or _class_faults(validating, "validation", 1, data_set)
         faults = faults or _faults_of_joined(looks[:training], data_set)
     if faults:
-        raise UserError("\n".join(_put_together(faults)))
+        raise UserError("\n".join(faults))
     found = _classes_in(looks[:training])
     if data_set.class_list and (missing := _missing_classes(found, data_set)):
         said = f"no training label holds {' or '.join(missing)}{_cure_of_void(found, data_set)}"
         terminal.say(f"{looks[0][0].label.parent}: {said}")
 
 
-def _put_together(faults):
-    """Make one line of those, PATH: TEXT, that say the same of several files of a folder."""
+def _faults_of_files(looks):
+    """Yield the faults that were seen; those that say the same of several labels are one line."""
     same = {}
-    for fault in faults:
-        path, _, text = fault.partition(": ")
-        same.setdefault((Path(path).parent, text), []).append(Path(path).name)
-    for (folder, text), (first, *others) in same.items():
-        more = f"; the same of {terminal.listing(others)}" if others else ""
-        yield f"{folder / first}: {text}{more}"
+    for sample, seen in looks:
+        if seen.fault:
+            text = seen.fault.removeprefix(f"{sample.label}: ")  # of a picture it keeps the path
+            same.setdefault((sample.picture.parent, text), []).append((sample, seen.fault))
+    for (_, fault), *others in same.values():
+        names = ", ".join((sample.label or sample.picture).name for sample, _ in others)
+        yield f"{fault}; the same of {names}" if others else fault
 
 
 def _class_faults(looks, purpose, least, data_set):

@@ -21,6 +21,7 @@ LINES = (  # the first that fits; the value is a number, a colour or nothing
 NEARLY = r"-?\d+(\W.*)?|.*[,:=]|.*[,:=]\s*-?\d+|.*\s-\d+"
 LEFT_OUT = r"#.*|pixel value\s*,\s*class"  # comments, and Roboflow's headings
 UNNUMBERED = "__ignore__"  # what labelme numbers -1, and stores as 255
+BACKGROUND = ("other", "background", "_background_")  # names of what is no class of interest
 COUNT_NOWHERE = ("void", "ignore", UNNUMBERED)
 EXPECTED = (
     f"expected 2 to {VOID} classes, a line each, all different: each NAME, each NAME NUMBER, or "
@@ -36,8 +37,13 @@ class ClassList(NamedTuple):
 
     @property
     def classes(self):
-        """The names of the classes, in the order of their first lines."""
-        return classes_in(self.lines)
+        """The names of the classes, in the order of their first lines.
+
+        Of two BACKGROUND is the first, because the second is scored and painted.
+        """
+        names = classes_in(self.lines)
+        is_last = len(names) == 2 and names[1].casefold() in BACKGROUND
+        return names[::-1] if is_last else names
 
     @property
     def label_values(self):
@@ -86,7 +92,7 @@ def read_class_list(folder):
     if not path:
         raise UserError(
             f"{folder}: holds no class list; expected {FILE_NAMES[0]}, a class a line, or one of "
-            f"{', '.join(FILE_NAMES[1:])}; --data-dir names the folder that holds it"
+            f"{', '.join(FILE_NAMES[1:])}; --data-dir DIR, or folder:DIR, says where it is"
         )
     texts = [text for text in read_lines(path) if not re.fullmatch(LEFT_OUT, text, re.IGNORECASE)]
     lines = [_parse(text) for text in texts]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from roadseg.data.class_lists import ClassList, read_class_list
+from roadseg.data.class_lists import BACKGROUND, ClassList, read_class_list
 from roadseg.data.download import Remote
 from roadseg.data.layouts import (
     Sample,
@@ -118,12 +118,12 @@ def classes_of_own(names, colours=None):
 
     colours: {name: (red, green, blue)} to paint with, where they are given.
     """
-    # Of two classes only the second is painted; otherwise the hues are evenly spaced.
+    # Of two classes only the second is painted; of more all but BACKGROUND, in evenly spaced hues.
     hues = [colorsys.hsv_to_rgb(number / len(names), 0.8, 0.9) for number in range(len(names))]
     paint = {
         number: tuple(round(255 * c) for c in hues[number])
         for number, name in enumerate(names)
-        if name.casefold() not in UNPAINTED
+        if name.casefold() not in BACKGROUND
     }
     paint = ROAD_GREEN if len(names) == 2 else paint
     given = {n: tuple(colours[names[n]]) for n in paint if names[n] in colours} if colours else {}
@@ -164,7 +164,6 @@ KITTI_ROAD = Remote(
 )
 JOINT = "+"  # between the names of data sets that are joined
 ROAD_GREEN = {1: (0, 230, 150)}  # bluish, for red-green colour blindness
-UNPAINTED = ("other", "background", "_background_")  # of more than two classes; tools make it black
 
 # The evaluated classes with their label ids and colours; all other ids are VOID
 # (M. Cordts et al.: The Cityscapes Dataset for Semantic Urban Scene Understanding, 2016).

@@ -11,7 +11,7 @@ from roadseg.data.pictures import PICTURE_SUFFIXES, is_left_by_system
 from roadseg.errors import UserError
 
 VALIDATION_LIST = "validation.txt"  # in a folder of one's own pictures
-# Its folders, of which the first that is there is read: ours, or as CVAT and labelme export them.
+# Its folders: the first that holds something is read, ours or as CVAT and labelme export them.
 PICTURE_FOLDERS = ("pictures", "JPEGImages")
 MASK_FOLDERS = ("masks", "SegmentationClassPNG", "SegmentationClass")
 
@@ -110,7 +110,7 @@ def find_folder(root):
     folder, pictures without mask or with a shared one, and unknown names.
     """
     pictures, masks = (_first_folder(root, names) for names in (PICTURE_FOLDERS, MASK_FOLDERS))
-    paths = list_pictures(pictures, "pictures, and a mask for each in masks/")
+    paths = list_pictures(pictures, f"pictures, and a mask for each in {masks.name}/")
     listed = root / VALIDATION_LIST
     last_fifth = paths[-max(1, len(paths) // 5) :]
     chosen = set(_listed_pictures(listed, paths) if listed.is_file() else last_fifth)
@@ -119,16 +119,17 @@ def find_folder(root):
         part, mask = "val" if path in chosen else "train", masks / f"{path.stem}.png"
         labelled.append(Sample(path.stem, path, mask, part))
     _check_labels(labelled)
-    unused = set(masks.glob("*.png")) - {sample.label for sample in labelled}
-    unused = sorted(path for path in unused if not is_left_by_system(path.name))
-    terminal.say_left_out(unused, f"in {masks} are masks of no picture")
+    stems = {path.stem for path in paths}
+    unused = [path for path in sorted(masks.iterdir()) if path.is_file() and path.stem not in stems]
+    unused = [path for path in unused if not is_left_by_system(path.name)]
+    terminal.say_left_out(unused, f"in {masks} belong to no picture")
     return labelled, _testing_samples(root / "testing")
 
 
 def _first_folder(root, names):
-    """Return the first folder of these names that is there, or where it is expected."""
+    """Return the first folder of these names that holds something, or where it is expected."""
     folders = [root / name for name in names]
-    return next(filter(Path.is_dir, folders), folders[0])
+    return next((folder for folder in folders if any(folder.glob("*"))), folders[0])
 
 
 def _listed_pictures(listed, paths):

@@ -16,8 +16,8 @@ from roadseg.training import run_folder
 VIEW_COLUMNS = ("MaxF", "AP", "PRE", "REC", "FPR", "FNR", "IoU", "pictures")
 TABLES = {
     "perspective": (
-        "In the picture (MaxF: F1 at its best threshold; there PRE: precision, REC: recall, FPR: "
-        "share of other ground called road, FNR: of road missed; AP: average precision)",
+        "In the picture (MaxF: F1 at its best threshold; there precision, recall, false positive "
+        "and false negative rate; AP: average precision)",
         VIEW_COLUMNS,
     ),
     "birds_eye": ("Seen from above, as KITTI ranks", VIEW_COLUMNS),

@@ -188,7 +188,8 @@ def test_all_faults_are_told_at_once(spoilt, tmp_path, capsys):
     assert error.count(" is missing") == error.count("\n") == 15
 
 
-def test_what_is_wrong_with_several_files_is_said_once(spoilt, tmp_path):
+def test_what_is_wrong_with_several_labels_is_said_once(spoilt, tmp_path):
+    """And names each of them."""
     training = spoilt / "data_road" / "training"
     for name in ("um_000000", "um_000001", "uu_000000"):
         change(label_of(training, name), with_pixel(255))

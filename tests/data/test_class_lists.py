@@ -118,4 +118,18 @@ def test_given_colours_are_painted_and_others_as_before(tmp_path):
     assert row_of(settings | {"paint": {"b": [255, 0, 0]}}).legend == {"b": RED}
     assert row_of(settings).legend == {"b": DATASETS["kitti"].paint[1]}
     assert len(row_of(settings | {"classes": ["a", "b", "c"]}).legend) == 3
-    assert list(row_of(settings | {"classes": ["_background_", "b", "Other"]}).legend) == ["b"]
+    many = settings | {"classes": ["_background_", "b", "Other"]}
+    assert list(row_of(many).legend) == ["b"]
+    assert row_of(many | {"paint": {"Other": RED, "b": RED}}).legend == {"b": RED}
+
+
+def test_of_two_classes_the_background_is_the_first(tmp_path):
+    """Whatever its line; of three the lines say the order."""
+    (tmp_path / "labelmap.txt").write_text("road:255,0,0::\nbackground:0,0,0::\n")
+    row = dataclasses.replace(DATASETS["folder"], **read_classes(tmp_path))
+    assert row.classes == ("background", "road") and row.legend == {"road": RED}
+    assert row.label_values == {(0, 0, 0): 0, RED: 1}
+    (tmp_path / "labelmap.txt").write_text("road\nother\n")
+    assert read_classes(tmp_path)["label_values"] == {0: 1, 1: 0, VOID: VOID}
+    (tmp_path / "labelmap.txt").write_text("road\nother\ncar\n")
+    assert read_classes(tmp_path)["classes"] == ("road", "other", "car")

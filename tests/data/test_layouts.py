@@ -1,5 +1,6 @@
 """Which pictures a data set has, and which of them validate."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -186,7 +187,28 @@ def test_masks_of_no_picture_are_named(tmp_path, capsys):
     (tmp_path / "masks" / "._c.png").write_bytes(b"")
     DATASETS["folder"].find(tmp_path)
     said = capsys.readouterr().out
-    assert said == f"1 files in {tmp_path / 'masks'} are masks of no picture: b.png\n"
+    assert said == f"1 files in {tmp_path / 'masks'} belong to no picture: b.png\n"
+
+
+def test_folders_of_tools_are_read_where_ours_are_empty_or_missing(tmp_path):
+    """labelme may have masks as arrays in SegmentationClass, and as PNG in another folder."""
+    theirs, ours = ("JPEGImages", "SegmentationClassPNG"), ("pictures", "masks")
+    for pictures, masks in (theirs, ours):
+        save_pairs(
+            [(tmp_path / pictures / f"{n}.jpg", tmp_path / masks / f"{n}.png") for n in "ab"]
+        )
+    (tmp_path / "SegmentationClass").mkdir()
+    (tmp_path / "SegmentationClass" / "a.npy").write_bytes(b"")
+
+    def folders():
+        sample = DATASETS["folder"].find(tmp_path)[0][0]
+        return sample.picture.parent.name, sample.label.parent.name
+
+    assert folders() == ours
+    for name in ours:
+        shutil.rmtree(tmp_path / name)
+        (tmp_path / name).mkdir()
+    assert folders() == theirs
 
 
 def test_what_is_not_read_in_a_folder_of_pictures_is_named(tmp_path, capsys):
