@@ -87,6 +87,7 @@ def test_a_report_of_more_classes_has_a_row_and_a_colour_for_each(trained_on_cam
         assert f'style="background:rgb{colour}"></span>{name}' in text
     assert any("FCN-4s on VGG16" in text for text in page.texts)
     assert any("another class" in text for text in page.texts)  # what red means in the worst
+    assert "Scores (validation pictures: 2)" in page.texts
 
 
 def test_the_report_of_a_run_of_more_classes_that_goes_on_shows_its_best_mean_iou(

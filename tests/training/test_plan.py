@@ -1,8 +1,11 @@
 """What a run is unless the command line says otherwise."""
 
+import dataclasses
+
 import pytest
 
 import main
+from roadseg.data.layouts import find_kitti
 from roadseg.training import plan
 from tests.small import KITTI
 
@@ -22,3 +25,13 @@ def test_defaults_are_of_the_kind_of_device(kind, batch_size, rate, epochs, monk
     arguments.learning_rate = 1e-3
     assert plan.complete_settings(arguments, "kitti", KITTI)["learning_rate"] == 1e-3
     assert plan.default_epochs(KITTI) == epochs
+
+
+def test_where_nothing_is_for_testing_it_is_said_that_what_validates_is_painted(drawn, capsys):
+    root = drawn / "data_road"
+    assert len(plan.choose_pictures(KITTI, root, 0, None).testing) == 3
+    assert "3 validation and 3 testing pictures\n" in capsys.readouterr().out
+    row = dataclasses.replace(KITTI, find=lambda root: (find_kitti(root)[0], []))
+    split = plan.choose_pictures(row, root, 0, None)
+    assert split.testing == split.validation
+    assert "3 testing pictures (those of validation again)\n" in capsys.readouterr().out
