@@ -263,17 +263,17 @@ def test_ctrl_c_leaves_a_video_that_can_be_played(trained, random, tmp_path):
 
 @pytest.mark.slow
 def test_a_long_video_takes_no_more_memory_than_a_short_one(trained, tmp_path):
-    """8 seconds of 1080p beside two of it: every frame is there, the peak is the same."""
-    scene = scenes.draw_scene("um", 0, shape=(1200, 2040)).picture
+    """8 seconds of 720p beside two of it: every frame is there, the peak is the same."""
+    scene = scenes.draw_scene("um", 0, shape=(840, 1400)).picture
     places = [round(60 + 60 * np.sin(number / 50)) for number in range(200)]
     peaks = []
     for count in (50, 200):
         path = write_video(
             tmp_path / f"{count}.mp4",
-            (scene[place : place + 1080, place : place + 1920] for place in places[:count]),
+            (scene[place : place + 720, place : place + 1280] for place in places[:count]),
             rate=25,
             codec="libx264",
-            shape=(1080, 1920),
+            shape=(720, 1280),
         )
         script = (
             "import predict, resource, sys; status = predict.main(sys.argv[1:]);"
@@ -284,7 +284,7 @@ def test_a_long_video_takes_no_more_memory_than_a_short_one(trained, tmp_path):
         peaks.append(int(done.stdout.split()[-1]) * 1024)
         with av.open(str(tmp_path / f"{count}_overlay.mp4")) as container:
             stream = container.streams.video[0]
-            assert (stream.frames, stream.width, stream.height) == (count, 1920, 1080)
+            assert (stream.frames, stream.width, stream.height) == (count, 1280, 720)
     assert peaks[1] < peaks[0] + 100e6, peaks
 
 
