@@ -100,9 +100,12 @@ class Video:
                     self.notes = [f"{self.path}: holds {len(films)} videos; the first is done"]
                 yield films[0]
         except (av.FFmpegError, OSError) as error:
-            fault = "no video that can be read", ": empty, cut off, or not a video"
-            fault = fault if self.is_file else ("no camera or stream answers there", "")
-            raise UserError(f"{self.path}: {fault[0]} ({error.strerror}){fault[1]}") from error
+            reason = error.strerror
+            raise UserError(
+                f"{self.path}: no video that can be read ({reason}): empty, cut off, or not a video"
+                if self.is_file
+                else f"{self.path}: no camera or stream answers there ({reason})"
+            ) from error
 
     def __iter__(self):
         if self.is_file:

@@ -21,7 +21,8 @@ LINES = (  # the first that fits; the value is a number, a colour or nothing
 NEARLY = r"-?\d+(\W.*)?|.*[,:=]|.*[,:=]\s*-?\d+|.*\s-\d+"
 LEFT_OUT = r"#.*|pixel value\s*,\s*class"  # comments, and Roboflow's headings
 UNNUMBERED = "__ignore__"  # what labelme numbers -1, and stores as 255
-BACKGROUND = ("other", "background", "_background_")  # names of what is no class of interest
+OTHER = "other"  # what is no other class
+BACKGROUND = (OTHER, "background", "_background_")
 COUNT_NOWHERE = ("void", "ignore", UNNUMBERED)
 EXPECTED = (
     f"expected 2 to {VOID} classes, a line each, all different: each NAME, each NAME NUMBER, or "

@@ -5,11 +5,10 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+from roadseg.data.class_lists import OTHER
 from roadseg.data.datasets import DATASETS, JOINT, Dataset, classes_of_own
 from roadseg.data.pictures import VOID, scaled_shape, upright_shape
 from roadseg.errors import UserError
-
-OTHER = "other"  # what is no other class
 
 
 def locate(names, data_dir):

@@ -120,9 +120,8 @@ def find_folder(root):
         labelled.append(Sample(path.stem, path, mask, part))
     _check_labels(labelled)
     stems = {path.stem for path in paths}
-    unused = [path for path in sorted(masks.iterdir()) if path.is_file() and path.stem not in stems]
-    unused = [path for path in unused if not is_left_by_system(path.name)]
-    terminal.say_left_out(unused, f"in {masks} belong to no picture")
+    unused = (path for path in masks.iterdir() if path.is_file() and path.stem not in stems)
+    _say_left_out(unused, f"in {masks} belong to no picture")
     return labelled, _testing_samples(root / "testing")
 
 
@@ -158,8 +157,6 @@ def read_lines(path):
     """Read the lines of a text file that hold something, without a byte order mark."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found; expected a text file with one name a line") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is no text in UTF-8 ({error.reason})") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
@@ -178,10 +175,14 @@ def list_pictures(folder, expected, pattern="*"):
     if not pictures:
         raise UserError(f"{folder}: no pictures found here; expected {expected}")
     if "/" not in pattern:
-        others = sorted(set(folder.iterdir()) - set(pictures))
-        others = [path for path in others if not is_left_by_system(path.name)]
-        terminal.say_left_out(others, f"in {folder} are not read")
+        _say_left_out(set(folder.iterdir()) - set(pictures), f"in {folder} are not read")
     return pictures
+
+
+def _say_left_out(paths, reason):
+    """Say which paths are left out, but for what systems leave."""
+    paths = [path for path in sorted(paths) if not is_left_by_system(path.name)]
+    terminal.say_left_out(paths, reason)
 
 
 def _check_labels(samples):
