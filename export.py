@@ -3,7 +3,7 @@
     python export.py --format onnx                          model.onnx, of the ready network
     python export.py --run RUN --format onnx                RUN/model.onnx
     python export.py --format openvino --output road.xml    road.xml and road.bin
-    python export.py --format openvino --precision int8     up to four times as fast, nearly as good
+    python export.py --format openvino --precision int8     about three times as fast, nearly as good
 
 Input: pictures, uint8 [N, H, W, 3], RGB, of any size. Output: probabilities, float32 [N, H, W,
 classes]. Resizing, VGG16's preprocessing, calibration and softmax are inside.
