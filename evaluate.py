@@ -16,8 +16,6 @@ from roadseg import terminal
 from roadseg.answering.predictor import thoroughly
 from roadseg.command_line import HelpFormatter, add_run, add_thorough, exit_status
 from roadseg.data.check import check_samples, data_digest, files_below
-from roadseg.data.finding import locate
-from roadseg.errors import UserError
 from roadseg.files import partial_path, read_json, write_json
 from roadseg.scoring.evaluation import score_run, score_table
 from roadseg.scoring.submission import pack_submission
@@ -47,13 +45,8 @@ def evaluate(arguments, stopping):
         terminal.say(f"the ready network, of {data_set.title}; --run NAME scores one of yours")
     if arguments.thorough:
         predict = thoroughly(predict, data_set.mirrored)
-    data_dir = arguments.data_dir or Path(settings["data_dir"])
-    found, root = locate(settings["dataset"], data_dir)
-    if found.classes != data_set.classes:
-        raise UserError(
-            f"{root}: has the classes {', '.join(found.classes)}; this run has "
-            f"{', '.join(data_set.classes)}"
-        )
+    data_dir = arguments.data_dir or settings["data_dir"]
+    found, root = plan.find_again(settings, data_dir, data_set.classes)
     if arguments.submission:
         _, testing = found.find(root)
         with stopping.removing(partial_path(arguments.submission)):

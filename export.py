@@ -3,7 +3,7 @@
     python export.py --format onnx                          model.onnx, of the ready network
     python export.py --run RUN --format onnx                RUN/model.onnx
     python export.py --format openvino --output road.xml    road.xml and road.bin
-    python export.py --format openvino --precision int8     about three times as fast, nearly as good
+    python export.py --format openvino --precision int8     three times as fast, nearly as good
 
 Input: pictures, uint8 [N, H, W, 3], RGB, of any size. Output: probabilities, float32 [N, H, W,
 classes]. Resizing, VGG16's preprocessing, calibration and softmax are inside.
@@ -25,13 +25,12 @@ from roadseg.answering import exporting, rounding, runtimes
 from roadseg.answering.network import Predictor
 from roadseg.answering.predictor import nearest_shape, predict_ahead
 from roadseg.command_line import HelpFormatter, add_run, exit_status
-from roadseg.data.finding import locate
 from roadseg.data.layouts import subsample
 from roadseg.data.pictures import read_image
 from roadseg.drawn import scenes
 from roadseg.errors import UserError
 from roadseg.scoring.loss_of_rounding import compare_scores
-from roadseg.training import run_folder
+from roadseg.training import plan, run_folder
 
 PICTURES = 4  # that are compared one by one
 QUANTIZED_ON = 80  # training pictures
@@ -54,7 +53,7 @@ def parse_arguments(arguments=None):
 
 
 def export(arguments, stopping):
-    """Export a run. On an error nothing is left on the disk."""
+    """Export a run. On an error no file is left on the disk."""
     form, folder = exporting.FORMATS[arguments.format], run_folder.find_run(arguments.run)
     output = arguments.output or run_folder.output_folder(folder) / form.file_name
     exporting.refuse_what_cannot_be_written(form, output)
@@ -63,7 +62,7 @@ def export(arguments, stopping):
     exporting.refuse_several_shapes(arguments.format, settings["image_shapes"])
     settings |= {"data_dir": arguments.data_dir or settings["data_dir"]}
     exact = arguments.precision == rounding.FLOAT32
-    samples = samples_to_check(settings, is_needed=not exact)
+    samples = samples_to_check(settings, data_set.classes, is_needed=not exact)
     predict = Predictor(network, calibration)
     output.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -78,8 +77,8 @@ def export(arguments, stopping):
         if exact:
             said = exporting.compare(answer, expected, pictures)
         else:
-            accept, (_, validation, data_set) = arguments.accept_loss, samples
-            said = compare_scores(predict, answer, validation, data_set, shapes, accept)
+            accept, (_, validation, found) = arguments.accept_loss, samples
+            said = compare_scores(predict, answer, validation, found, shapes, accept)
         said += f"; {exporting.throughput(answer, expected, pictures)}"
         megabytes = sum(file.stat().st_size for file in path.parent.rglob("*")) / 1e6
         exporting.publish(Path(temporary), output.parent)
@@ -115,15 +114,15 @@ def one_by_one(predict, shapes):
     return predict_one
 
 
-def samples_to_check(settings, is_needed):
+def samples_to_check(settings, classes, is_needed):
     """Find the run's pictures: (training samples, validation samples, row of the data set).
 
-    Where they are not there, None; with is_needed that is a UserError.
+    classes: the run's. Where they are not there, None; with is_needed that is a UserError.
     """
     try:
-        row, root = locate(settings["dataset"], Path(settings["data_dir"]))
-        labelled, _ = row.find(root)
-        return *row.split(labelled, settings["seed"]), row
+        row, root = plan.find_again(settings, settings["data_dir"], classes)
+        split = plan.choose_pictures(row, root, settings["seed"], settings.get("limit"))
+        return split.training, split.validation, row
     except UserError as error:
         if is_needed:
             raise UserError(f"{error}; the loss of --precision is measured on them") from error

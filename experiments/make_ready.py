@@ -19,10 +19,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from main import load_network
+from predict import READY_FILE
 from roadseg import terminal
 from roadseg.answering.network import Predictor
 from roadseg.command_line import exit_status
-from roadseg.data.finding import locate
 from roadseg.files import read_json, write_atomically, write_json, write_text
 from roadseg.scoring.evaluation import calibrate, score_run, score_table
 from roadseg.training import checkpoint, plan, run_folder
@@ -65,8 +65,8 @@ def make(folder, ready, data_dir):
     write_atomically(ready / checkpoint.BEST, lambda path: round_weights(weights, path))
     settings = portable(read_json(folder / "settings.json"))
     write_json(ready / "settings.json", settings)
-    network, *_ = load_network(ready)
-    data_set, root = locate(settings["dataset"], data_dir)
+    network, _, trained_on, _ = load_network(ready)
+    data_set, root = plan.find_again(settings, data_dir, trained_on.classes)
     split = plan.choose_pictures(data_set, root, settings["seed"], settings["limit"])
     validation, shapes = split.validation, settings["image_shapes"]
     fit = calibrate(Predictor(network), validation, data_set, shapes, ready)
@@ -74,6 +74,8 @@ def make(folder, ready, data_dir):
     write_json(ready / "metrics.json", result)
     size = (ready / checkpoint.BEST).stat().st_size
     terminal.say(f"{score_table(result)}\n{ready}: {size / 1e6:.1f} MB of weights")
+    if (file := ready / READY_FILE).is_file():
+        terminal.say(f"{file}: still the network before; export.py writes it again (see the card)")
 
 
 def main(arguments=None):

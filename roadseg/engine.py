@@ -39,7 +39,7 @@ def warn_about_idle_gpu():
     """Warn when this machine has an NVIDIA GPU that Keras can't use."""
     has_gpu = shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").exists()
     if has_gpu and device_kind() == "cpu":
-        packages = {"tensorflow": "tensorflow[and-cuda]", "jax": "jax[cuda]"}
+        packages = {"tensorflow": "tensorflow[and-cuda]", "jax": "jax[cuda13]"}
         backend = keras.backend.backend()
         terminal.say(
             f"This machine has an NVIDIA GPU, but {backend} can't use it and trains on the CPU. "

@@ -69,7 +69,9 @@ def measured(narrow_vgg, monkeypatch):
 
     def write_export(given, _):
         samples = bench.export.samples_to_check(
-            {"dataset": "synthetic", "seed": 0, "data_dir": given.data_dir}, is_needed=True
+            {"dataset": "synthetic", "seed": 0, "data_dir": given.data_dir},
+            bench.DATASETS["synthetic"].classes,
+            is_needed=True,
         )
         assert given.accept_loss and samples[0] and samples[1]
         given.output.parent.mkdir(exist_ok=True)

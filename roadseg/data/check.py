@@ -15,7 +15,7 @@ from roadseg.errors import UserError
 from roadseg.files import file_digest, write_json
 
 DIGITS = 16  # of a file's digest, that are kept
-VERSION = 3  # of the checks: what an earlier one remembered does not count
+VERSION = 4  # of the checks: what an earlier one remembered does not count
 
 
 class Seen(typing.NamedTuple):
@@ -32,9 +32,9 @@ def check_samples(parts, data_set, memory):
 
     parts: training, validation and testing samples; data_set: their row of DATASETS; memory: path
     of a JSON file for what was seen, which counts until a file's name, size, time or part changes.
-    Returns {path of a picture: digest of it and its label}, and the digest of each file that says
-    what labels mean or which pictures validate. Raises UserError with a line for each file that
-    can't be read, has an unknown colour, differs in size from its picture or is a copy of another;
+    Returns {absolute path of a picture: digest of it and its label}, and the digest of each file
+    that says what labels mean or which pictures validate. Raises UserError with a line for each
+    file that can't be read, has an unknown colour, differs in size from its picture or is a copy;
     where the training part's labels hold fewer than two classes; and where those of the validation
     part hold none.
     """
@@ -47,7 +47,10 @@ def check_samples(parts, data_set, memory):
         bar = terminal.progress(looks, total=len(samples), desc="checking", unit="picture")
         seen = list(zip(samples, bar, strict=True))
         _judge(seen, [len(part) for part in parts[:2]], data_set)
-        remembered[key] = {str(sample.picture): look.digest[:DIGITS] for sample, look in seen}
+        # Absolute, as in the key: the next command may be given from another folder.
+        remembered[key] = {
+            str(sample.picture.absolute()): look.digest[:DIGITS] for sample, look in seen
+        }
         with contextlib.suppress(OSError):  # then it is looked at again
             memory.parent.mkdir(parents=True, exist_ok=True)
             write_json(memory, remembered)

@@ -134,7 +134,7 @@ def unpack(archive, name, folder):
         if isinstance(error, UserError) or getattr(error, "errno", None):  # the latter: of the disk
             raise
         raise UserError(
-            f"{archive}: not a complete zip file ({error}); download it again"
+            f"{archive}: not a complete zip file ({error}); remove it and start again"
         ) from error
     finally:
         shutil.rmtree(unpacking, ignore_errors=True)

@@ -11,6 +11,7 @@ from roadseg import terminal
 from roadseg.data import vgg_weights
 from roadseg.data.class_weights import weigh_classes
 from roadseg.data.datasets import JOINT, Dataset
+from roadseg.data.finding import locate
 from roadseg.data.layouts import Sample, subsample
 from roadseg.devices import Team
 from roadseg.engine import (
@@ -95,6 +96,21 @@ def complete_settings(arguments, used, data_set):
         "git_commits": [run_folder.git_commit()],
         "command_lines": [sys.argv],
     }
+
+
+def find_again(settings, data_dir, classes):
+    """Find the data set of a run again. Returns (its row, its folder).
+
+    settings: the run's; data_dir: where to look; classes: the run's. Raises UserError where it is
+    not there, or has other classes, or the same in another order.
+    """
+    data_set, root = locate(settings["dataset"], Path(data_dir))
+    if data_set.classes != classes:
+        raise UserError(
+            f"{root}: has the classes {', '.join(data_set.classes)}; this run has "
+            f"{', '.join(classes)}; give the folder of its training as --data-dir"
+        )
+    return data_set, root
 
 
 def choose_pictures(data_set, root, seed, limit):

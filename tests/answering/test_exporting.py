@@ -346,11 +346,16 @@ def test_a_network_that_answers_differently_is_not_written(trained, tmp_path, ca
 
 def test_an_export_is_checked_on_the_pictures_of_its_run_or_drawn_ones(trained, tmp_path):
     settings = json.loads((trained / "settings.json").read_text())
-    samples = export.samples_to_check(settings, is_needed=False)
+    classes = tuple(settings["classes"])
+    samples = export.samples_to_check(settings, classes, is_needed=False)
     assert [len(part) for part in samples[:2]] == [12, 3]
+    limited = export.samples_to_check(settings | {"limit": 2}, classes, is_needed=False)
+    assert [len(part) for part in limited[:2]] == [2, 2]
     assert [p.shape for p in export.pictures_to_check(samples)] == [(96, 320, 3)] * 3
     elsewhere = settings | {"data_dir": tmp_path}
-    assert export.samples_to_check(elsewhere, is_needed=False) is None
+    assert export.samples_to_check(elsewhere, classes, is_needed=False) is None
     assert len(export.pictures_to_check(None)) == export.PICTURES
     with pytest.raises(UserError, match="not found"):
-        export.samples_to_check(elsewhere, is_needed=True)
+        export.samples_to_check(elsewhere, classes, is_needed=True)
+    with pytest.raises(UserError, match="this run has road, lane"):
+        export.samples_to_check(settings, ("road", "lane"), is_needed=True)

@@ -2,13 +2,14 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import helper
-from roadseg.data.check import check_samples
+from roadseg.data.check import check_samples, files_below
 from roadseg.data.pictures import VOID, read_label
 from roadseg.errors import UserError
 from roadseg.files import read_json, write_json
@@ -212,6 +213,17 @@ def test_good_data_are_looked_at_once(spoilt, tmp_path, monkeypatch):
     assert check(spoilt, memory) == digest and len(opened) == 33
     change(picture_of(spoilt / "data_road" / "training"), lambda picture: 255 - picture)
     assert check(spoilt, memory) != digest and len(opened) > 33
+
+
+def test_what_was_seen_from_one_folder_counts_in_another(spoilt, tmp_path, monkeypatch):
+    """Data and memory are named from the one folder by a relative path, from the other whole."""
+    memory = tmp_path / "checked.json"
+    monkeypatch.chdir(spoilt.parent)
+    data_dir = Path(spoilt.name)
+    here = files_below(check(data_dir, memory), data_dir / "data_road")
+    monkeypatch.chdir(memory.root)
+    assert files_below(check(spoilt, memory), spoilt / "data_road") == here
+    assert "training/image_2/uu_000003.png" in here
 
 
 def link_all(source, target):
