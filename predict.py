@@ -217,10 +217,11 @@ def predict_sources(arguments, stopping):
     refuse_runs(arguments.paths)
     needs_run = arguments.scale or arguments.thorough or arguments.precision != AUTO
     folder = find_network(arguments.run, needs_run)
-    (sources, others), faults = find_sources(arguments.paths), []
     output = arguments.output or run_folder.output_folder(folder) / "predictions"
+    (sources, others), faults = find_sources(arguments.paths, output), []
     kinds = {name: KINDS[name] for name in arguments.save}
     refuse_unwritable(output)
+    tell_earlier_outputs(arguments.paths, output)
     targets = plan_targets(sources, output, {name: kinds[name].lossless for name in kinds})
     finder = RoadFinder(folder, arguments.scale, arguments.thorough, arguments.precision)
     with stopping.deferred():
@@ -254,8 +255,8 @@ def answer_sources(finder, targets, kinds, tell_fault, stopping, every=1):
     total = sum(-(-source.expected // every) for source in targets) or None
     started = time.monotonic()
     with terminal.progress(until_stopped, total=total, unit="picture") as bar:
-        write_all(bar, targets, kinds, tell_fault, stopping)
-        return bar.n, time.monotonic() - started
+        count = write_all(bar, targets, kinds, tell_fault, stopping)
+    return count, time.monotonic() - started
 
 
 def refuse_runs(paths):
@@ -264,6 +265,13 @@ def refuse_runs(paths):
         folder = run_folder.look_for_run(path)
         if folder and (folder == Path(path) or not Path(path).exists()):
             raise UserError(f"{path}: is a run, not a picture; give it as --run {path}")
+
+
+def tell_earlier_outputs(paths, output):
+    """Say so where a folder of outputs lies below one of the paths: it is not read again."""
+    folder = output.resolve()
+    if folder.is_dir() and any(Path(path).resolve() in folder.parents for path in paths):
+        terminal.say(f"{output}: left out, because the outputs are written there")
 
 
 def tell_left_out(sources, others):
@@ -285,40 +293,46 @@ def read_frames(sources, every, tell_fault):
 def encode_answer(answer, kinds, data_set):
     """Encode the outputs of an answer: (source, frame), picture, probabilities.
 
-    kinds: {name: Kind}. Returns (source, frame, {name: encoded picture}).
+    kinds: {name: Kind}. Returns (source, frame, {name: encoded picture}, the picture, by whose
+    size `map_ahead` tells how many it can hold).
     """
-    (source, frame), *seen = answer
+    (source, frame), picture, probabilities = answer
     encoded = {
-        name: source.encode(kind.make(*seen, data_set), kind.lossless)
+        name: source.encode(kind.make(picture, probabilities, data_set), kind.lossless)
         for name, kind in kinds.items()
     }
-    return source, frame, encoded
+    return source, frame, encoded, picture
 
 
 def write_all(encoded, targets, kinds, tell_fault, stopping):
-    """Write (source, frame, {name: encoded picture}) to the targets, one source after the other.
+    """Write what `encode_answer` returns to the targets, one source after the other.
 
     A file that can't be written is told, and the other sources go on. What is unfinished is removed
-    even if a second signal ends the process.
+    even if a second signal ends the process. Returns how many frames were written.
     """
+    count = 0
     for source, frames in itertools.groupby(encoded, key=lambda item: item[0]):
         try:
-            write_source(frames, source, targets[source], kinds, stopping)
+            count += write_source(frames, source, targets[source], kinds, stopping)
         except OSError as error:
             path = error.filename or next(iter(targets[source].values()))
             tell_fault(UserError(f"{path}: {error.strerror or error}"))
+    return count
 
 
 def write_source(frames, source, paths, kinds, stopping):
-    """Write all frames of a source; paths: {name: path}; kinds: {name: Kind}."""
+    """Write all frames of a source. Returns how many; paths: {name: path}; kinds: {name: Kind}."""
+    count = 0
     with contextlib.ExitStack() as files:
         writes = {
             name: open_target(files, path, source, kinds[name].lossless, stopping)
             for name, path in paths.items()
         }
-        for _, frame, pictures in frames:
-            for name, picture in pictures.items():
+        for _, frame, encoded, _ in frames:
+            for name, picture in encoded.items():
                 writes[name](picture, frame)
+            count += 1
+    return count
 
 
 def open_target(files, path, source, lossless, stopping):

@@ -66,7 +66,7 @@ class Stopping:
 
     def _end(self, number):
         """Remove what is registered and end the process at once."""
-        for path in self.leftovers:
+        for path in tuple(self.leftovers):  # which another thread may be changing
             shutil.rmtree(path, ignore_errors=True)  # a file is left by it
             with contextlib.suppress(OSError):
                 os.unlink(path)
@@ -77,8 +77,10 @@ class Stopping:
     def removing(self, path):
         """Register a temporary file or folder that is to go, however the process is stopped."""
         self.leftovers.add(path)
-        yield
-        self.leftovers.discard(path)
+        try:
+            yield
+        finally:
+            self.leftovers.discard(path)
 
     @contextlib.contextmanager
     def deferred(self):

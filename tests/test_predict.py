@@ -19,7 +19,8 @@ import predict
 from roadseg import stopping
 from roadseg.answering import runtimes, sources
 from roadseg.answering.painting import to_confidence
-from roadseg.data.pictures import read_image, read_numbers, resample
+from roadseg.answering.predictor import Enlarged
+from roadseg.data.pictures import bytes_of, read_image, read_numbers, resample
 from roadseg.files import partial_path, write_json
 from roadseg.scoring.metrics import ROAD
 from roadseg.training import run_folder
@@ -115,6 +116,25 @@ def test_globs_and_files_go_to_the_runs_folder_and_nothing_is_overwritten(
     twins = (album / "wide.png", album / "below" / "wide.png")
     assert run_predict(trained, *twins, "--output", tmp_path / "out") == 2
     assert "would be written there" in error_line(capsys) and not (tmp_path / "out").exists()
+
+
+def test_globs_go_through_folders(album, tmp_path, monkeypatch):
+    """Named below what is no pattern; what an earlier command wrote there is left out."""
+    monkeypatch.chdir(album)
+    wide = {"wide.png": "wide", "below/wide.png": "below/wide"}
+    (album / "out" / "more").mkdir(parents=True)
+    shutil.copy("wide.png", "out/more/wide_overlay.png")
+    for texts, names in (
+        (["**/wide.png"], wide),
+        (["b*", "wide.png"], wide),
+        ([f"{album}/**/wide.png"], {f"{album}/{path}": name for path, name in wide.items()}),
+        ([f"{album}/b*/w*"], {f"{album}/below/wide.png": "below/wide"}),
+        (["out"], {"out/more/wide_overlay.png": "more/wide_overlay"}),
+    ):
+        found, _ = sources.find_sources(texts, Path("out"))
+        assert {str(source.path): source.name for source in found} == names
+    found, _ = sources.find_sources(["."], Path("out"))
+    assert not any("overlay" in source.name for source in found)
 
 
 def test_the_ready_network_answers_where_no_run_is_named(ready, album, tmp_path, capsys):
@@ -310,8 +330,18 @@ def test_an_output_that_cannot_be_written_does_not_end_the_others(trained, tmp_p
     out = tmp_path / "out"
     (out / "b_overlay.png" / "in the way").mkdir(parents=True)
     assert run_predict(trained, tmp_path, "--output", out) == 1
-    assert "b_overlay.png" in capsys.readouterr().err.splitlines()[-1]
+    said = capsys.readouterr()
+    assert "b_overlay.png" in said.err.splitlines()[-1] and f"{out}: 2 pictures" in said.out
     assert sorted(path.name for path in out.iterdir()) == [f"{n}_overlay.png" for n in "abc"]
+
+
+def test_a_picture_that_is_encoded_ahead_counts_with_its_size(tmp_path, random):
+    """So that few large ones are held at a time."""
+    picture = random.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    probabilities = Enlarged(random.random((4, 6, 2), dtype=np.float32), (20, 30))
+    source = sources.Picture(tmp_path / "a.png", "a")
+    answer = (source, source.path), picture, probabilities
+    assert bytes_of(predict.encode_answer(answer, predict.KINDS, KITTI)) == picture.nbytes
 
 
 def test_pictures_are_not_opened_before_their_turn(tmp_path, monkeypatch):

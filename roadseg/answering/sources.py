@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import glob
+import itertools
 import os
 import re
 from dataclasses import dataclass, field
@@ -53,17 +54,18 @@ class Picture:
         yield lambda encoded, _: path.write_bytes(encoded)
 
 
-def find_sources(paths):
+def find_sources(paths, output=None):
     """Find pictures and videos.
 
-    paths: files, folders with all below, globs, "camera:0", addresses of streams. Returns (Pictures
-    and Videos, files of folders that are neither). The name of a source is the path below the
-    folder given, without suffix where that is unique. Raises UserError for a path that matches
-    nothing.
+    paths: files, folders with all below, globs, "camera:0", addresses of streams; output: folder
+    that is left out where it lies below one of them. Returns (Pictures and Videos, files of folders
+    that are neither). The name of a source is the path below the folder given, or below the part of
+    the glob that is no pattern, without suffix where that is unique. Raises UserError for a path
+    that matches nothing.
     """
     found, others = {}, []
     for text in paths:
-        files = _find_files(text, others)
+        files = _find_files(text, output, others)
         if not files and Path(text).is_dir():
             raise UserError(f"{text}: holds neither pictures nor videos; give another folder")
         if not files:
@@ -79,10 +81,10 @@ def find_sources(paths):
             path, name if count[name] == 1 else relative.as_posix()
         )
         for (path, relative), name in zip(found.items(), names, strict=True)
-    ], others
+    ], list(dict.fromkeys(others))
 
 
-def _find_files(text, others):
+def _find_files(text, output, others):
     """Return {path: path below the folder given} of what the text matches.
 
     others: list that gets the files of a folder that are neither pictures nor videos.
@@ -90,20 +92,28 @@ def _find_files(text, others):
     path = Path(text)
     if text.startswith((video.CAMERA, *video.STREAMS)):
         return {text: Path(re.sub(r"[^\w-]+", "_", text).strip("_"))}
-    if path.is_dir():
-        inside = sorted(_walk(path))
+    if path.is_file():
+        return {path: Path(path.name)}
+    base, matches, found = path, [path], []
+    if not path.is_dir():
+        base = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+        matches = sorted(map(Path, glob.glob(text, recursive=True)))
+    for match in matches:
+        inside = sorted(_walk(match, output)) if match.is_dir() else []
         others += [file for file in inside if file.suffix.lower() not in SUFFIXES]
-        return {file: file.relative_to(path) for file in inside if file.suffix.lower() in SUFFIXES}
-    matches = [path] if path.is_file() else map(Path, sorted(glob.glob(text)))
-    return {file: Path(file.name) for file in matches}
+        found += [file for file in inside if file.suffix.lower() in SUFFIXES] or [match]
+    return {file: file.relative_to(base) for file in found if file.is_file()}
 
 
-def _walk(folder):
-    """Yield all files below a folder, also behind links, but for what systems leave there."""
-    seen = set()
+def _walk(folder, output):
+    """Yield all files below a folder, also behind links, but for what systems leave there.
+
+    What lies in an output folder below it was written by an earlier command.
+    """
+    seen = {os.path.realpath(output)} - {os.path.realpath(folder)} if output else set()
     for top, folders, names in os.walk(folder, followlinks=True):
         here = os.path.realpath(top)
-        if here in seen:  # a link to a folder above
+        if here in seen:  # a link to a folder above, or the output
             folders.clear()
             continue
         seen.add(here)

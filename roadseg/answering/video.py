@@ -28,6 +28,8 @@ CAMERAS = {  # system: (FFmpeg's format, its name of a camera)
 MISSING_SECONDS = 0.25  # a video may lack at its end and still count as complete
 NO_FILMS = ("tty",)  # FFmpeg would show any text as a film of letters
 USUAL_RATE = 25  # frames a second, where the file does not say
+RESTART_SECONDS = 1.0  # times that fall by more begin anew, as in files that were joined
+SILENT_SECONDS = 10.0  # without a frame, after which a camera or a stream is given up
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,13 @@ class Video:
         if self.is_file:
             yield from self._frames()
             return
-        newest = Newest(self._frames())
+        newest = Newest(self._frames(), SILENT_SECONDS)
         try:
             yield from newest
+        except TimeoutError as error:
+            raise UserError(
+                f"{self.path}: no frame for {SILENT_SECONDS:.0f} seconds; is it still on?"
+            ) from error
         finally:
             if count := newest.dropped:
                 self.notes.append(f"{self.path}: {count} frames came too fast and were dropped")
@@ -135,17 +141,20 @@ class Video:
             self._expect_whole(frames, end, _seconds(stream) or end, damaged)
 
     def _in_time(self, frames):
-        """Make times begin at 0 and increase: in some videos they are missing or repeat.
+        """Make times begin at 0 and increase: in some videos they are missing, repeat or restart.
 
         A raw stream has none at all; its frames follow one another at the stream's rate.
         """
         first, last, step = None, -1, round(1 / (self.rate * self.time_base))
+        restart = RESTART_SECONDS / self.time_base
         for frame in frames:
             if frame is not None:
                 if frame.pts is None:
-                    frame.pts = 0 if last < 0 else last + (frame.duration or step)
+                    frame.pts = 0 if last < 0 else first + last + (frame.duration or step)
                 if first is None:
                     first, self.start_seconds = frame.pts, float(frame.pts * self.time_base)
+                if frame.pts - first < last - restart:
+                    first = frame.pts - last - (frame.duration or step)
                 frame.pts = last = max(last + 1, frame.pts - first)
             yield frame
 
@@ -223,11 +232,11 @@ class Newest:
     """Iterates over what another iterator gives, always at the newest; what is older is dropped.
 
     A thread reads on meanwhile. dropped: how many were left out. Errors of the iterator are raised
-    here.
+    here, and TimeoutError where nothing comes for some seconds.
     """
 
-    def __init__(self, items):
-        self.items, self.dropped = items, 0
+    def __init__(self, items, seconds):
+        self.items, self.seconds, self.dropped = items, seconds, 0
         self.slot, self.changed, self.error = [], threading.Condition(), None
         self.is_open = True
 
@@ -237,7 +246,8 @@ class Newest:
         try:
             while True:
                 with self.changed:
-                    self.changed.wait_for(lambda: self.slot or not self.is_open)
+                    if not self.changed.wait_for(self._is_ready, self.seconds):
+                        raise TimeoutError
                     if not self.slot:
                         break
                     item = self.slot.pop()
@@ -246,6 +256,9 @@ class Newest:
             self.is_open = False
         if self.error:
             raise self.error
+
+    def _is_ready(self):
+        return self.slot or not self.is_open
 
     def _read(self):
         try:
@@ -256,7 +269,7 @@ class Newest:
                     self.changed.notify()
                 if not self.is_open:
                     break
-        except UserError as error:
+        except Exception as error:
             self.error = error
         with self.changed:
             self.is_open = False
@@ -268,7 +281,7 @@ class Sound:
 
     def __init__(self, source, container):
         """source: Video that is being read; container: to write to."""
-        self.source, self.next, self.packets = source, None, iter(())
+        self.source, self.next, self.packets, self.heard = source, None, iter(()), 0.0
         if not source.is_file:
             return
         self.input, self.copies = av.open(str(source.path)), {}
@@ -283,17 +296,41 @@ class Sound:
 
     def copy_until(self, seconds, container):
         """Copy what is heard up to a time of the pictures."""
-        while (packet := self.next or next(self.packets, None)) is not None:
+        while (packet := self.next or self._read()) is not None:
             self.next = packet
             if packet.pts is not None:
-                if float(packet.pts * packet.time_base) - self.source.start_seconds > seconds:
+                heard = float(packet.pts * packet.time_base) - self.source.start_seconds
+                if heard > seconds:
                     return
+                if heard < self.heard - RESTART_SECONDS:
+                    self._tell("begins anew, as in files that were joined: the rest is left out")
+                    self.next, self.packets = None, iter(())
+                    return
+                self.heard = heard
                 shift = round(self.source.start_seconds / packet.time_base)
                 packet.pts, packet.dts = packet.pts - shift, (packet.dts or packet.pts) - shift
                 packet.stream = self.copies[packet.stream.index]
                 if packet.pts >= 0:
-                    container.mux(packet)
+                    with self._telling():
+                        container.mux(packet)
             self.next = None
+
+    def _read(self):
+        with self._telling():
+            return next(self.packets, None)
+
+    @contextlib.contextmanager
+    def _telling(self):
+        """Leave out what is damaged, and tell it once."""
+        try:
+            yield
+        except av.FFmpegError:
+            self._tell("is damaged: parts of it are left out")
+
+    def _tell(self, what):
+        note = f"{self.source.path}: its sound {what}"
+        if note not in self.source.notes:
+            self.source.notes.append(note)
 
 
 class VideoWriter:
@@ -320,6 +357,12 @@ class VideoWriter:
 
     def __enter__(self):
         def write(encoded, frame):
+            try:
+                write_frame(encoded, frame)
+            except av.FFmpegError as error:
+                raise OSError(error.errno, error.strerror) from error
+
+        def write_frame(encoded, frame):
             context = self.stream.codec_context
             if not context.is_open:
                 self._set_up(context, encoded)

@@ -209,7 +209,7 @@ def test_the_newest_frame_is_next_and_older_ones_are_counted():
         gates[20].wait()
         raise UserError("cut off")
 
-    newest = video.Newest(frames())
+    newest = video.Newest(frames(), seconds=60)
     seen = iter(newest)
     first = next(seen)
     reached[10].wait()
@@ -222,6 +222,31 @@ def test_the_newest_frame_is_next_and_older_ones_are_counted():
     with pytest.raises(UserError, match="cut off"):
         next(seen)
     assert newest.dropped == 20 - len({first, 9, 19})
+
+
+def test_a_camera_that_falls_silent_is_given_up(frames, tmp_path, monkeypatch):
+    """One line names it, after the frames that came."""
+    film = video.Video(write_video(tmp_path / "a.mkv", frames))
+    is_over = threading.Event()
+
+    def one_then_nothing():
+        yield "a frame"
+        is_over.wait()
+
+    monkeypatch.setattr(video.Video, "is_file", False)
+    monkeypatch.setattr(video, "SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(film, "_frames", one_then_nothing)
+    seen = iter(film)
+    assert next(seen) == "a frame"
+    with pytest.raises(UserError, match="no frame for 0 seconds; is it still on"):
+        next(seen)
+    is_over.set()
+
+
+def test_what_ends_a_camera_with_an_error_is_not_waited_for():
+    newest = video.Newest((1 / place for place in (1, 0)), seconds=60)
+    with pytest.raises(ZeroDivisionError):
+        list(newest)
 
 
 def test_each_nth_frame_is_done_at_its_time(trained, frames, tmp_path):
@@ -336,6 +361,41 @@ def test_an_overlay_keeps_the_sound(trained, frames, tmp_path):
     np.testing.assert_allclose(found, [t for t, _ in kept][: len(found)], atol=2e-3)
     with av.open(str(tmp_path / "a_mask.mkv")) as container:
         assert not container.streams.audio
+
+
+def join_films(folder, frames):
+    """Write a film twice into one file, as `cat` joins them, and return its path."""
+    path = write_sound_film(folder / "once.ts", 2 * frames)
+    joined = folder / "joined.ts"
+    joined.write_bytes(2 * path.read_bytes())
+    path.unlink()
+    return joined
+
+
+def test_films_that_were_joined_go_on_at_their_rate(trained, frames, tmp_path, capsys):
+    """Their times begin anew in the middle. The sound of the first is kept."""
+    path = join_films(tmp_path, [np.ascontiguousarray(frame[:30, :44]) for frame in frames])
+    assert run_predict(trained, path, "--output", tmp_path) == 0
+    assert f"{path}: its sound begins anew" in capsys.readouterr().out
+    times, _, _ = read_video(tmp_path / "joined_overlay.mp4")
+    np.testing.assert_allclose(times, np.arange(48) / 10, atol=0.02)
+    heard, _ = packets_of(tmp_path / "joined_overlay.mp4", "audio")
+    assert 2.2 < heard[-1] < 2.5
+
+
+def test_a_damaged_sound_costs_a_part_of_it_alone(trained, frames, tmp_path, capsys):
+    path = write_sound_film(tmp_path / "a.ts", 2 * [frame[:30, :44] for frame in frames])
+    content = bytearray(path.read_bytes())
+    for place in range(len(content) // 3, len(content) // 2, 188):  # a packet of MPEG-TS
+        identity = int.from_bytes(content[place - place % 188 + 1 :][:2], "big") & 0x1FFF
+        if identity == 0x101:  # the sound's
+            content[place - place % 188 + 20 : place - place % 188 + 188] = bytes(168)
+    path.write_bytes(content)
+    assert run_predict(trained, path, "--output", tmp_path) == 0
+    assert "its sound is damaged: parts of it are left out" in capsys.readouterr().out
+    assert len(read_video(tmp_path / "a_overlay.mp4")[0]) == 24
+    heard, _ = packets_of(tmp_path / "a_overlay.mp4", "audio")
+    assert heard[-1] > 2.2
 
 
 def test_a_second_film_in_a_file_is_told(frames, tmp_path, trained, capsys):
