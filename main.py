@@ -497,8 +497,9 @@ def load_network(folder, precision=None):
     with run_folder.of_this_version(folder):
         data_set, recipe = row_of(settings), read_recipe(settings)
         precision = precision or scoring_precision(settings)
-    vgg = vgg_weights.read(str(weights), folder)
+    vgg, before = vgg_weights.read(str(weights), folder), keras.config.dtype_policy()
     network = build_network(vgg, settings, recipe, len(data_set.classes), precision)
+    keras.config.set_dtype_policy(before)  # it is that of all Keras, also of who calls `load`
     try:
         network.load_weights(weights)
     except (OSError, ValueError, KeyError) as error:

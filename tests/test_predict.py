@@ -158,6 +158,11 @@ def test_python_gets_what_the_command_line_writes(ready, album, tmp_path):
             np.testing.assert_array_equal(to_confidence(found[..., ROAD]), written)
 
 
+def test_a_network_that_is_loaded_leaves_keras_as_it_was(trained, float32):
+    predict.RoadFinder(trained, precision="mixed_bfloat16")
+    assert main.keras.config.dtype_policy().name == "float32"
+
+
 def test_what_is_no_picture_is_refused_in_python(trained, random):
     find_road = predict.load(trained)
     picture = random.integers(0, 256, (20, 30, 3), dtype=np.uint8)
