@@ -116,7 +116,7 @@ def make_job(folder, image_shape, precision, split=None):
 
 def build_untrained(job):
     """Build the networks of a Job, with an untrained head."""
-    return build_networks(vgg_weights.read(VGG, Path(__file__).parent / "data"), job)
+    return build_networks(vgg_weights.read(VGG), job)
 
 
 def make_run(folder, image_shape):

@@ -8,7 +8,7 @@ import numpy as np
 from roadseg import devices, terminal
 from roadseg.answering.painting import choose_classes, encode_png, paint_classes
 from roadseg.answering.predictor import predict_samples
-from roadseg.data import download, light, vgg_weights
+from roadseg.data import download, light
 from roadseg.data.augmentation import MAP_NUMBERS, draw_maps, warp
 from roadseg.data.finding import check_folder, locate, named_row, told_apart
 from roadseg.data.pictures import WORKERS, map_ahead, pairs_that_fit, read_image, read_label
@@ -60,7 +60,9 @@ def _bring(name, data_dir):
 
 def maybe_download_pretrained_vgg(data_dir):
     """Return the path of Keras' full VGG16 file; download (553 MB) and verify it if missing."""
-    return vgg_weights.download_full(data_dir)
+    path = data_dir / "vgg16_weights_tf_dim_ordering_tf_kernels.h5"
+    download.download(download.VGG16_FULL, path)
+    return path
 
 
 # --- batches --------------------------------------------------------------------------------------

@@ -394,7 +394,13 @@ def run(arguments, stopping, team=ONE_DEVICE, changes=None):
         "labels_are_official": data_set.has_official_labels(split.labelled),
         "data_digest": team.from_first(check_data),
     }
-    weights = team.first_then_others(lambda: vgg_weights.read(arguments.vgg, arguments.data_dir))
+
+    def read_weights():
+        vgg, is_full = arguments.vgg, arguments.vgg == "full"
+        data_dir = arguments.data_dir
+        return vgg_weights.read(helper.maybe_download_pretrained_vgg(data_dir) if is_full else vgg)
+
+    weights = team.first_then_others(read_weights)
     with contextlib.ExitStack() as lock, team.scope():
         folder, decided = team.from_first(
             lambda: plan.open_folder(settings, lock, data_set, team, files, split.training)
@@ -497,7 +503,7 @@ def load_network(folder, precision=None):
     with run_folder.of_this_version(folder):
         data_set, recipe = row_of(settings), read_recipe(settings)
         precision = precision or scoring_precision(settings)
-    vgg, before = vgg_weights.read(str(weights), folder), keras.config.dtype_policy()
+    vgg, before = vgg_weights.read(weights), keras.config.dtype_policy()
     network = build_network(vgg, settings, recipe, len(data_set.classes), precision)
     keras.config.set_dtype_policy(before)  # it is that of all Keras, also of who calls `load`
     try:

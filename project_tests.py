@@ -53,14 +53,14 @@ from tests.small import (
 
 @functools.cache
 def imagenet_vgg():
-    return main.load_vgg(vgg_weights.read("conv", HERE / "data"))
+    return main.load_vgg(vgg_weights.read("conv"))
 
 
 def test_load_vgg(random):
     """Every pooling layer gives what keras.applications.VGG16 gives on the same weights."""
     vgg = imagenet_vgg()
     reference = keras.applications.VGG16(weights=None, include_top=False)
-    for name, pair in vgg_weights.read("conv", HERE / "data").items():
+    for name, pair in vgg_weights.read("conv").items():
         reference.get_layer(name).set_weights(pair)
     picture = random.integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
     names = [f"block{block}_pool" for block in range(1, 6)]
@@ -115,7 +115,7 @@ def test_jax_gives_the_same_features(tmp_path, random):
         "import main, numpy, pathlib, sys; from roadseg.data import vgg_weights\n"
         "folder = pathlib.Path(sys.argv[1])\n"
         "assert main.keras.backend.backend() == 'jax'\n"
-        "vgg = main.load_vgg(vgg_weights.read('conv', folder))\n"
+        "vgg = main.load_vgg(vgg_weights.read('conv'))\n"
         "pools = main.keras.Model(vgg.input, [vgg.outputs[0], vgg.outputs[1],"
         " vgg.get_layer('block5_pool').output])\n"
         "numpy.savez(folder / 'features.npz',"
@@ -164,7 +164,7 @@ def test_fc6_is_rounded_in_new_runs_whose_pictures_show_its_kernel_all_of_itself
     decided = plan.decide_steps(new, {}, ONE_DEVICE)
     assert decided["head_precision"] == head
     assert plan.decide_steps(new | {"image_shapes": [[32, 32]]}, decided, ONE_DEVICE) == decided
-    weights = vgg_weights.read(str(narrow_vgg), HERE)
+    weights = vgg_weights.read(str(narrow_vgg))
     for settings, expected in ((decided, head), ({}, "float32")):
         network = main.build_network(weights, settings, SMALL_RECIPE, 2, training)
         assert network.get_layer("fc6").dtype_policy.name == expected

@@ -8,8 +8,8 @@ over the seeds that both have.
 """
 
 import argparse
-import itertools
 import math
+import re
 import sys
 from pathlib import Path
 from statistics import mean
@@ -17,6 +17,7 @@ from statistics import mean
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from roadseg import terminal
+from roadseg.command_line import exit_status
 from roadseg.errors import UserError
 from roadseg.files import read_json, write_csv
 from roadseg.training import run_folder
@@ -29,7 +30,8 @@ WITHOUT = "unchanged"
 def read_run(folder):
     """Read a run.
 
-    Returns (its trial, the compared flags, its seed, {name: number}). Raises UserError.
+    Returns (its trial, the compared flags with their values, its seed, {name: number}). Raises
+    UserError.
     """
     settings, rows = read_json(folder / "settings.json"), run_folder.read_log(folder)
     if not rows:
@@ -38,10 +40,10 @@ def read_run(folder):
     for flag in NOT_COMPARED:
         parser.add_argument(flag)
     _, words = parser.parse_known_args(settings["command_lines"][0][1:])
-    names = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
+    trial, *flags = re.split(" ?(?=--)", " ".join(words))
     return (
-        " ".join(names) or WITHOUT,
-        words[len(names) :],
+        trial or WITHOUT,
+        flags,
         settings["seed"],
         {
             "score": max(float(row["val_max_f"] or row["val_iou"]) for row in rows),
@@ -52,12 +54,16 @@ def read_run(folder):
 
 
 def group_runs(runs):
-    """Group runs of `read_run` by trial and flags that not all have: {name: {seed: numbers}}."""
+    """Group runs of `read_run` by trial and flags that not all have: {name: {seed: numbers}}.
+
+    Raises UserError for two runs that the table could not tell apart.
+    """
     shared = set.intersection(*(set(flags) for _, flags, _, _ in runs))
     trials = {}
     for trial, flags, seed, numbers in runs:
-        name = " ".join([trial, *(word for word in flags if word not in shared)])
-        trials.setdefault(name, {})[seed] = numbers
+        name = " ".join([trial, *(flag for flag in flags if flag not in shared)])
+        if trials.setdefault(name, {}).setdefault(seed, numbers) is not numbers:
+            raise UserError(f"two runs are {name} with seed {seed}; give one of them")
     return trials
 
 
@@ -92,16 +98,22 @@ def average(seeds, what):
     return mean(numbers[what] for numbers in seeds.values())
 
 
-if __name__ == "__main__":
+def main(arguments=None):
+    """Run from the command line. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table to FILE")
-    given = parser.parse_args()
-    try:
-        found = [read_run(run_folder.find_run(name)) for name in given.runs]
-    except UserError as error:
-        parser.error(error)
-    table = list(table_rows(group_runs(found)))
-    print(terminal.markdown_table([row | {"trial": f"`{row['trial']}`"} for row in table]))
-    if given.csv:
-        write_csv(given.csv, table, HEAD)
+    given = parser.parse_args(arguments)
+
+    def work(_):
+        runs = [read_run(run_folder.find_run(name)) for name in given.runs]
+        table = list(table_rows(group_runs(runs)))
+        print(terminal.markdown_table([row | {"trial": f"`{row['trial']}`"} for row in table]))
+        if given.csv:
+            write_csv(given.csv, table, HEAD)
+
+    return exit_status(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

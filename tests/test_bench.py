@@ -176,7 +176,7 @@ def test_the_bench_measures_all_it_names_and_writes_it_down(measured, narrow_vgg
     assert bench.main(["--json", str(tmp_path / "bench.json")]) == 0
     written = json.loads((tmp_path / "bench.json").read_text())
     printed = capsys.readouterr().out
-    weights = vgg_weights.read(str(narrow_vgg), tmp_path)
+    weights = vgg_weights.read(str(narrow_vgg))
     training = limit_by_hand(weights, "mixed_bfloat16", True)
     assert {row["what"]: row["pictures a second"] for row in written["training"]} == {
         bench.LIMIT: training,

@@ -106,7 +106,7 @@ CHANGED = {
 
 def test_each_trial_changes_what_it_says_and_nothing_else(trials, narrow_vgg, tmp_path):
     """As seen in the network, the weights of pixels, and how far pictures are moved."""
-    weights = vgg_weights.read(str(narrow_vgg), tmp_path)
+    weights = vgg_weights.read(str(narrow_vgg))
     weights = {name: pair for name, pair in weights.items() if name.startswith("block")}
     moved = {}
     for name in trials["TRIALS"]:
@@ -140,12 +140,12 @@ def test_several_trials_are_made_together_and_the_rest_goes_to_main(monkeypatch)
 def test_the_table_of_trials_compares_the_same_seeds(tmp_path):
     """Means and differences by hand; flags that all command lines share are not told."""
     folders = []
-    for name, seed, scores, losses in (
+    for name, seed, scores, losses, *more in (
         ("unchanged", 0, (80, 90), (0.3, 0.1)),
         ("unchanged", 1, (92, 91), (0.2, 0.4)),
         ("dice", 1, (50, 93), (0.5, 0.04)),
         ("dice", 2, (95, 94), (0.06, 0.6)),
-        ("wide", 0, (89, 88), (0.2, 0.1)),
+        ("wide", 0, (89, 88), (0.2, 0.1), "--patience", "2", "--limit", "5"),
         ("light", 3, (99, 98), (0.2, 0.1)),
         ("gentle", 1, (91.5, 9), (0.2, 0.1)),
     ):
@@ -160,6 +160,7 @@ def test_the_table_of_trials_compares_the_same_seeds(tmp_path):
             str(seed),
             "--run",
             folders[-1].name,
+            *more,
         ]
         settings = {"seed": seed, "command_lines": [command_line, ["main.py", "--run", "resumed"]]}
         (folders[-1] / "settings.json").write_text(json.dumps(settings))
@@ -176,11 +177,14 @@ def test_the_table_of_trials_compares_the_same_seeds(tmp_path):
         "| `dice` | 1: 93.0, 2: 95.0 | 94.0 | +1.0 | 0.050 | 1.5 |",
         "| `unchanged` | 0: 90.0, 1: 92.0 | 91.0 |  | 0.150 | 1.5 |",
         "| `gentle` | 1: 91.5 | 91.5 | -0.5 | 0.100 | 1.5 |",
-        "| `wide` | 0: 89.0 | 89.0 | -1.0 | 0.100 | 1.5 |",
+        "| `wide --patience 2 --limit 5` | 0: 89.0 | 89.0 | -1.0 | 0.100 | 1.5 |",
         "| `light` | 3: 99.0 | 99.0 |  | 0.100 | 1.5 |",
     ]
     rows = list(csv.DictReader((tmp_path / "trials.csv").open()))
-    assert [row["trial"] for row in rows] == ["dice", "unchanged", "gentle", "wide", "light"]
+    names = ["dice", "unchanged", "gentle", "wide --patience 2 --limit 5", "light"]
+    assert [row["trial"] for row in rows] == names
     assert rows[0]["difference"] == "+1.0" and rows[3]["mean"] == "89.0"
     wrong = subprocess.run([*command, tmp_path], capture_output=True, text=True)
     assert wrong.returncode == 2 and "settings.json" in wrong.stderr
+    twice = subprocess.run([*command, folders[2]], capture_output=True, text=True)
+    assert twice.returncode == 2 and "two runs are dice with seed 1" in twice.stderr

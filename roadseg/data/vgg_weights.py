@@ -7,7 +7,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from roadseg.data import download
 from roadseg.errors import UserError
 from roadseg.files import BEST, REPOSITORY
 
@@ -21,19 +20,17 @@ KINDS = ("conv", "full", "none")  # of weights that need no path
 HEAD_NAMES = ("fc1", "fc2", "fc6", "fc7")  # dense in Keras' file, convolutions in ours
 
 
-def read(vgg, data_dir):
+def read(vgg):
     """Read the weights of VGG16.
 
-    vgg: "conv", the 13 ImageNet convolutions in this repository; "full", fc6 and fc7 too, from
-    Keras' file; "none", no weights; or a path of `weights_path`, with fc6 and fc7. Returns {layer
-    name: (kernel, bias)}, float32, kernels [height, width, in, out]; the fully connected fc1 and
-    fc2 become the convolutions fc6 and fc7; empty for "none". Raises UserError if the file is not
-    a VGG16 file.
+    vgg: "conv", the 13 ImageNet convolutions in this repository; "none", no weights; or a path of
+    `weights_path`, with fc6 and fc7. Returns {layer name: (kernel, bias)}, float32, kernels
+    [height, width, in, out]; the fully connected fc1 and fc2 become the convolutions fc6 and fc7;
+    empty for "none". Raises UserError if the file is not a VGG16 file.
     """
     if vgg == "none":
         return {}
-    finders = {"conv": lambda: CONVOLUTIONS_FILE, "full": lambda: download_full(data_dir)}
-    path = finders[vgg]() if vgg in finders else weights_path(vgg)
+    path = CONVOLUTIONS_FILE if vgg == "conv" else weights_path(vgg)
     try:
         arrays = _read_npz(path) if path.suffix == ".npz" else _read_h5(path)
         weights = _pair_kernels_with_biases(arrays)
@@ -58,13 +55,6 @@ def weights_path(vgg):
             f"{path}: not found; expected {', '.join(KINDS)}, a Keras VGG16 file, a run's folder "
             f"or its {BEST}"
         )
-    return path
-
-
-def download_full(data_dir):
-    """Return the path of Keras' full VGG16 file; download (553 MB) and verify it if missing."""
-    path = data_dir / "vgg16_weights_tf_dim_ordering_tf_kernels.h5"
-    download.download(download.VGG16_FULL, path)
     return path
 
 

@@ -4,6 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
+import helper
 import main
 from main import keras
 from roadseg.data import vgg_weights
@@ -34,7 +35,7 @@ def test_full_vgg_turns_fully_connected_layers_into_convolutions(tmp_path, rando
     """fc6 and fc7 at the middle of a 7x7 map equal the dense layers on the flattened map."""
     path = tmp_path / "vgg16.h5"
     written = write_keras_vgg_file(path, random)
-    weights = vgg_weights.read(str(path), tmp_path)
+    weights = vgg_weights.read(str(path))
     vgg = main.load_vgg(weights)
     last_pool = keras.Model(vgg.input, [vgg.get_layer("block5_pool").output, vgg.outputs[2]])
     features, found = answer(last_pool, random.integers(0, 256, (1, 224, 224, 3), dtype=np.uint8))
@@ -50,12 +51,12 @@ def test_weights_of_an_earlier_run_are_taken(narrow_vgg, tmp_path):
 
     Its folder and the file in it are the same.
     """
-    narrow = vgg_weights.read(str(narrow_vgg), tmp_path)
+    narrow = vgg_weights.read(str(narrow_vgg))
     earlier = main.layers(main.load_vgg(narrow), num_classes=3)
     path = tmp_path / "best.weights.h5"
     earlier.save_weights(path)
     assert vgg_weights.weights_path(str(tmp_path)) == vgg_weights.weights_path(str(path)) == path
-    weights = vgg_weights.read(str(tmp_path), tmp_path)
+    weights = vgg_weights.read(str(tmp_path))
     assert set(weights) == {*vgg_weights.CONVOLUTION_NAMES, "fc6", "fc7"}
     vgg = main.load_vgg(weights)
     for name in weights:
@@ -71,18 +72,29 @@ def test_wrong_weights_are_named(tmp_path, content):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"wrong\.h5"):
-        vgg_weights.read(str(path), tmp_path)
+        vgg_weights.read(str(path))
 
 
 def test_a_folder_without_a_runs_weights_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"best\.weights\.h5: not found; .* a run's folder"):
-        vgg_weights.read(str(tmp_path), tmp_path)
+        vgg_weights.read(str(tmp_path))
 
 
 def test_weights_that_are_not_there_are_told_before_scenes_are_drawn(tmp_path, capsys):
     words = ("--dataset", "synthetic", "--data-dir", tmp_path, "--vgg", tmp_path / "none.npz")
     assert run_main(*words) == 2
     assert "none.npz: not found" in error_line(capsys) and not list(tmp_path.iterdir())
+
+
+def test_full_weights_are_those_that_the_helper_downloads(drawn, tmp_path, monkeypatch, capsys):
+    """Here an empty file."""
+    monkeypatch.setattr(helper.download, "download", lambda remote, path: path.touch())
+    link = tmp_path / "data"
+    link.mkdir()
+    (link / "data_road").symlink_to(drawn / "data_road")
+    assert run_main("--dataset", "kitti", "--data-dir", link, "--vgg", "full") == 2
+    name = "vgg16_weights_tf_dim_ordering_tf_kernels.h5"
+    assert f"{link / name}: cannot be read as VGG16 weights" in error_line(capsys)
 
 
 def test_a_kind_of_weights_is_no_folder_of_that_name(tmp_path, monkeypatch):
@@ -102,4 +114,4 @@ def test_weights_that_are_damaged_inside_are_named(save, narrow_vgg, tmp_path):
     content[200:240] = b"\xff" * 40
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"damaged\.npz: cannot be read as VGG16 weights"):
-        vgg_weights.read(str(path), tmp_path)
+        vgg_weights.read(str(path))
