@@ -81,7 +81,8 @@ def answer_video(finder, path, folder):
     count, seconds = predict.answer_sources(finder, targets, SHOWN, faults.append, Stopping())
     if not count:
         raise faults[0]
-    lines = [f"{count} frames in {seconds:.1f} s, {count / seconds:.1f} a second", *faults]
+    done = terminal.counted(count, "frame")
+    lines = [f"{done} in {seconds:.1f} s, {count / seconds:.1f} a second", *faults]
     return *targets[source].values(), "\n".join(map(str, lines)).replace(path, Path(path).name)
 
 
@@ -127,7 +128,8 @@ def launch(page, host, port):
         page.launch(prevent_thread_lock=True, **looks, **here)
     except (OSError, OverflowError) as error:
         raise UserError(
-            f"http://{host}:{port}: is taken, or no address of this machine; give another --port"
+            f"http://{host}:{port}: is taken, or no address of this machine; give another --port "
+            "or --host"
         ) from error
     terminal.say(f"http://{host}:{port}")
 

@@ -228,7 +228,8 @@ def predict_sources(arguments, stopping):
         count, seconds = answer_sources(
             finder, targets, kinds, faults.append, stopping, arguments.every
         )
-        terminal.say(f"{output}: {count} pictures or frames, {count / seconds:.1f} a second")
+        pictures = terminal.counted(count, "picture")
+        terminal.say(f"{output}: {pictures}, {count / seconds:.1f} a second")
     tell_left_out(sources, others)
     if faults:
         raise FaultyPicturesError("\n".join(sorted(map(str, faults))))
@@ -278,7 +279,7 @@ def tell_left_out(sources, others):
     """Say what was found and not answered: parts of the sources, and other files."""
     for note in itertools.chain.from_iterable(source.notes for source in sources):
         terminal.say(note)
-    terminal.say_left_out(others, "are neither pictures nor videos")
+    terminal.say_left_out(others, "", "neither pictures nor videos")
 
 
 def read_frames(sources, every, tell_fault):

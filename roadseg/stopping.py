@@ -61,7 +61,7 @@ class Stopping:
                 self._end(number[0])
             else:
                 self.requested = number[0]
-                print("\nstopping after this step and saving …", file=sys.stderr, flush=True)
+                print("\nstopping; what is done is kept …", file=sys.stderr, flush=True)
         self.listener.close()
 
     def _end(self, number):

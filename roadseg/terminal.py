@@ -78,10 +78,16 @@ def progress(iterable=None, **options):
     return tqdm(iterable, mininterval=seconds, dynamic_ncols=True, **options)
 
 
-def say_left_out(paths, reason):
-    """Say how many files are left out, why, and the names of some. None: say nothing."""
+def say_left_out(paths, where, reason):
+    """Say how many files are left out, where and why, and the names of some; nothing if none is."""
     if paths:
-        say(f"{len(paths)} files {reason}: {listing([path.name for path in paths])}")
+        names = listing([path.name for path in paths])
+        say(f"{counted(len(paths), 'file')}{where} left out, {reason}: {names}")
+
+
+def counted(count, noun):
+    """Put a number before a noun: "1 picture", "2 pictures"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def listing(texts, shown=SHOWN):

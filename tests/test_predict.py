@@ -141,7 +141,7 @@ def test_the_ready_network_answers_where_no_run_is_named(ready, album, tmp_path,
     """Into the current folder, whatever way leads to the network."""
     for words in ([], ["--run", str(ready)], ["--run", os.path.relpath(ready)]):
         assert predict.main([str(album / "dot.png"), *words]) == 0
-        assert capsys.readouterr().out.startswith("predictions: 1 pictures")
+        assert capsys.readouterr().out.startswith("predictions: 1 picture,")
         (tmp_path / "predictions" / "dot_overlay.png").unlink()
 
 
@@ -297,7 +297,7 @@ def test_pictures_of_rarer_formats_and_behind_links_are_read_and_the_rest_is_nam
     made = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.png")}
     assert made == {Path(f"{name}_overlay.png") for name in (*formats, "link/far")}
     said = capsys.readouterr().out
-    assert "2 files are neither pictures nor videos: table.csv, notes.txt" in said
+    assert "2 files left out, neither pictures nor videos: table.csv, notes.txt" in said
 
 
 def test_pages_that_are_not_answered_are_told(trained, tmp_path, capsys):

@@ -15,6 +15,7 @@ from roadseg.answering.network import with_probabilities
 from roadseg.engine import keras
 from roadseg.errors import UserError, WrongAnswerError
 from roadseg.files import refuse_unwritable
+from roadseg.terminal import counted
 
 LARGEST_DIFFERENCE = 1e-4  # between probabilities
 ROUNDS = 3  # over these pictures, for throughput
@@ -129,7 +130,7 @@ def refuse_what_cannot_be_written(form, output):
         raise UserError("export needs TensorFlow: unset KERAS_BACKEND")
     if (suffix := form.file_name.suffix) and output.suffix != suffix:
         raise UserError(f"{output}: expected a name that ends with {suffix}")
-    if output.is_dir() and not (output / "saved_model.pb").is_file():
+    if output.is_dir() and any(output.iterdir()) and not (output / "saved_model.pb").is_file():
         raise UserError(f"{output}: is a folder that holds something else; give another --output")
     if output.is_file() and not suffix:
         raise UserError(f"{output}: is a file; this format is a folder: give another --output")
@@ -160,7 +161,7 @@ def compare(answer, expected, pictures):
             f"the exported network's probabilities differ by {largest:.1e} from the run's, more "
             f"than {LARGEST_DIFFERENCE}; nothing was written"
         )
-    return f"checked on {len(pictures)} pictures: largest difference {largest:.1e}"
+    return f"checked on {counted(len(pictures), 'picture')}: largest difference {largest:.1e}"
 
 
 def throughput(answer, expected, pictures):

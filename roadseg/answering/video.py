@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from roadseg.errors import UserError
+from roadseg.terminal import counted
 
 try:
     import av
@@ -122,7 +123,9 @@ class Video:
             ) from error
         finally:
             if count := newest.dropped:
-                self.notes.append(f"{self.path}: {count} frames came too fast and were dropped")
+                self.notes.append(
+                    f"{self.path}: {counted(count, 'frame')} came too fast and left out"
+                )
 
     def _frames(self):
         with self._opened() as stream:
@@ -164,11 +167,12 @@ class Video:
             raise UserError(f"{self.path}: no frame of this video can be read")
         if seconds - end > MISSING_SECONDS:
             raise UserError(
-                f"{self.path}: cut off after {end:.1f} of {seconds:.1f} seconds; its {frames} "
-                "frames are done"
+                f"{self.path}: cut off after {end:.1f} of {seconds:.1f} seconds; done until there: "
+                f"{counted(frames, 'frame')}"
             )
         if damaged:
-            raise UserError(f"{self.path}: damaged in {damaged} places; the other frames are done")
+            places = counted(damaged, "place")
+            raise UserError(f"{self.path}: damaged in {places}; the other frames are done")
 
     @staticmethod
     def read(frame):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from roadseg.data.layouts import read_lines
 from roadseg.data.pictures import VOID, as_text
 from roadseg.errors import UserError
-from roadseg.terminal import listing
+from roadseg.terminal import counted, listing
 
 # The first that is there is read: ours, CVAT's, Roboflow's and two of labelme's.
 FILE_NAMES = ("classes.txt", "labelmap.txt", "_classes.csv", "class_names.txt", "labels.txt")
@@ -126,4 +126,4 @@ def _faults(texts, lines):
     if len(forms) > 1:
         yield "'{}' and '{}' have different forms".format(*forms.values())
     if not 2 <= len(classes_in(lines)) <= VOID:
-        yield f"{len(classes_in(lines))} names"
+        yield counted(len(classes_in(lines)), "name")

@@ -121,7 +121,7 @@ def find_folder(root):
     _check_labels(labelled)
     stems = {path.stem for path in paths}
     unused = (path for path in masks.iterdir() if path.is_file() and path.stem not in stems)
-    _say_left_out(unused, f"in {masks} belong to no picture")
+    _say_left_out(unused, masks, "of no picture")
     return labelled, _testing_samples(root / "testing")
 
 
@@ -175,14 +175,14 @@ def list_pictures(folder, expected, pattern="*"):
     if not pictures:
         raise UserError(f"{folder}: no pictures found here; expected {expected}")
     if "/" not in pattern:
-        _say_left_out(set(folder.iterdir()) - set(pictures), f"in {folder} are not read")
+        _say_left_out(set(folder.iterdir()) - set(pictures), folder, "no pictures")
     return pictures
 
 
-def _say_left_out(paths, reason):
+def _say_left_out(paths, folder, reason):
     """Say which paths are left out, but for what systems leave."""
     paths = [path for path in sorted(paths) if not is_left_by_system(path.name)]
-    terminal.say_left_out(paths, reason)
+    terminal.say_left_out(paths, f" in {folder}", reason)
 
 
 def _check_labels(samples):

@@ -83,8 +83,8 @@ def score_run(
     calibrations, faults = read_calibrations(samples)
     if faults:
         terminal.say(
-            f"{len(faults)} of {len(samples)} pictures have no valid calibration file and are left "
-            f"out of the scores from above: {' '.join(faults)}\n"
+            f"left out of the scores from above, without a valid calibration file: {len(faults)} "
+            f"of {terminal.counted(len(samples), 'picture')}: {terminal.listing(list(faults))}\n"
             + "\n".join(list(faults.values())[:FAULTS_SHOWN])
         )
     with terminal.progress(total=len(samples), desc="scoring", unit="picture") as bar:
@@ -103,8 +103,9 @@ def score_run(
 
 def score_table(result):
     """Format the content of metrics.json as a table for the terminal."""
+    pictures = terminal.counted(result["pictures"], "picture")
     lines = [
-        f"Scores on the {result['pictures']} pictures of the {result['split']} part, in percent",
+        f"Scores on {pictures} of the {result['split']} part, in percent",
         f"({result['labels']})",
     ]
     for part, (title, columns) in (VIEWS if "perspective" in result else CLASSES).items():

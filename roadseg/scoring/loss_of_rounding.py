@@ -59,8 +59,9 @@ def compare_scores(predict, answer, samples, data_set, image_shapes, accept_loss
         difference = np.abs(seen[0][2] - seen[1][2])
         largest, total = max(largest, difference.max()), total + difference.mean()
     (name, before), (_, after) = map(score_of, tallies)
+    pictures = terminal.counted(len(samples), "validation picture")
     said = (
-        f"{name} {after:.2f} instead of {before:.2f} on {len(samples)} validation pictures; "
+        f"{name} {after:.2f} instead of {before:.2f} on {pictures}; "
         f"probabilities differ by {largest:.2f} at most, {total / len(samples):.4f} on average"
     )
     if before - after > LARGEST_LOSS and not accept_loss:

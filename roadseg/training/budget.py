@@ -104,5 +104,5 @@ def decide(job, start, epoch):
             f"{math.ceil((start + epoch) / 6) / 10:g} or more"
         )
     run_folder.note_settings(job.folder, {"epochs": epochs})
-    terminal.say(f"{epochs} epochs of {epoch:.1f} s fit into {minutes:g} min")
+    terminal.say(f"epochs of {epoch:.1f} s: {epochs} fit into {minutes:g} min")
     return epochs

@@ -161,7 +161,7 @@ def decide_length(folder, settings, earlier, data_set):
     minutes = settings["minutes"]
     if before and minutes not in (None, earlier.get("minutes")):
         raise UserError(
-            f"{folder}: --minutes {minutes:g} comes too late, this run is one of {before} epochs; "
+            f"{folder}: --minutes {minutes:g} comes too late, this run has --epochs {before}; "
             "give more --epochs, or another --run"
         )
     epochs = settings["epochs"] or before or (None if minutes else default_epochs(data_set))
@@ -227,12 +227,12 @@ def tell_length(folder, settings, earlier):
         done = len(run_folder.read_log(folder))
         change = "rises again" if before < epochs else "drops at once"
         terminal.say(
-            f"{folder}: {done} epochs are done, {epochs} were asked for: no more follow"
+            f"{folder}: epochs done: {done}, asked for: {epochs}; no more follow"
             if epochs <= done
-            else f"{folder}: {epochs} epochs instead of {before}: the learning rate {change}, and "
-            f"the result differs from a run planned with {epochs}"
+            else f"{folder}: --epochs {epochs} instead of {before}: the learning rate {change}, "
+            f"and the result differs from a run planned with {epochs}"
         )
-    length = f"{epochs} epochs" if epochs else f"{settings['minutes']:g} minutes"
+    length = terminal.counted(epochs, "epoch") if epochs else f"{settings['minutes']:g} min"
     shapes = run_folder.shapes_text(settings)
     terminal.say(f"run: {folder}, {length}, pictures of {shapes} pixels")
 

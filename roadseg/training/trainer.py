@@ -244,9 +244,10 @@ class Training:
         """Say why a training of so many epochs is over, if it ends early."""
         done = len(self.progress.history)
         if done < epochs:
+            waited = terminal.counted(self.patience, "epoch")
             terminal.say(
-                f"no better validation score in {self.patience} epochs: training ends after epoch "
-                f"{done} of {epochs}; epoch {self.progress.best['epoch']} is the best"
+                f"no better validation score in {waited}: training ends after epoch {done} of "
+                f"{epochs}; epoch {self.progress.best['epoch']} is the best"
             )
 
     def go_back(self, reason):
@@ -337,5 +338,5 @@ def disk_errors(folder):
     except OSError as error:
         raise TrainingError(
             f"{error.filename or folder}: {error.strerror or error}; what was saved before is "
-            "kept: put the disk right, then the same command goes on"
+            f"kept: put the disk right, then the same command with --run {folder.name} resumes"
         ) from error

@@ -53,8 +53,8 @@ def test_a_class_list_is_read_as_people_and_tools_write_it(name, text, meaning, 
         ("ground 0\nroad 1 2 3", "'ground 0' and 'road 1 2 3' have different forms; expected"),
         ("ground 0\nroad 256", "'road 256' has a number above 255; expected"),
         ("ground 3\nroad 3", "'ground 3' and 'road 3' cannot be told apart; expected"),
-        ("lane 1\nlane 2", "1 names; expected .*what ends a line is the value in the masks"),
-        ("void\nroad", "1 names; expected"),
+        ("lane 1\nlane 2", "1 name; expected .*what ends a line is the value in the masks"),
+        ("void\nroad", "1 name; expected"),
         ("# nothing", "0 names; expected"),
         *(
             (f"ground\n{line}", f"'{line}' looks like a name and a number; .*expected")

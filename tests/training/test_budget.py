@@ -88,7 +88,7 @@ def test_a_batch_that_does_not_fit_is_cut_before_an_epoch_is_timed(
     validate, batches = clock.passing(VALIDATION), Repeat((None, None), 3)
     assert budget.fit_epochs(job_of(tmp_path, 5), training, batches, validate) == 3
     assert run_folder.earlier_settings(tmp_path)["epochs"] == 3
-    assert "3 epochs of 71.4 s fit into 5 min" in capsys.readouterr().out
+    assert "epochs of 71.4 s: 3 fit into 5 min" in capsys.readouterr().out
 
 
 def test_a_loss_that_is_not_finite_while_steps_are_timed_is_left_to_the_training(
@@ -168,4 +168,4 @@ def test_a_timed_run_ends_as_one_that_was_told_its_epochs(
 def test_minutes_that_come_too_late_are_refused(trained, drawn, narrow_vgg, capsys):
     words = ("--vgg", narrow_vgg, "--minutes", 5)
     assert run_kitti(drawn, trained.parent, *words) == 2
-    assert "--minutes 5 comes too late, this run is one of 1 epochs" in error_line(capsys)
+    assert "--minutes 5 comes too late, this run has --epochs 1" in error_line(capsys)
