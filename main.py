@@ -528,9 +528,9 @@ def read_recipe(settings):
 
 
 def load_run(folder, precision=None):
-    """Bring a trained run back: returns (predictor, row of DATASETS, settings).
+    """Bring a trained run back: returns (Predictor, row of DATASETS, settings).
 
-    precision: of `load_network`.
+    precision, and what is raised: of `load_network`.
     """
     network, calibration, data_set, settings = load_network(folder, precision)
     return Predictor(network, calibration), data_set, settings

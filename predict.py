@@ -180,7 +180,8 @@ def open_file(path):
 def load(run=None):
     """Load a network to call from Python: see `RoadFinder`.
 
-    run: a run's folder, its name in runs/, or an exported file; None: the ready network.
+    run: a run's folder, its name in runs/, or an exported file; None: the ready network. Raises
+    UserError where it is not there, is damaged, or a package that it needs is missing.
     """
     return RoadFinder(find_network(run))
 
@@ -189,6 +190,7 @@ def find_network(name, needs_run=False):
     """Return the path of an exported file, or of a run's folder as `run_folder.find_run` does.
 
     name: None: the ready network, as its file where that can be opened; needs_run: as a run.
+    Raises UserError where nothing is found.
     """
     if name is None:
         file = run_folder.READY / READY_FILE

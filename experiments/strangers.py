@@ -55,6 +55,7 @@ class Stranger:
 
 
 def has_own_label(sample):
+    """Return whether a Sample of KITTI Road carries KITTI's own label, and shows lane marks."""
     return sample.category in ("um", "umm") and int(sample.name.split("_")[1]) >= OFFICIAL
 
 

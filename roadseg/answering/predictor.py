@@ -211,12 +211,12 @@ def read_sample(sample):
     return read_image(sample.picture)
 
 
-def predict_samples(predict, samples, image_shape, batch_size=1, read=read_sample):
+def predict_samples(predict, samples, image_shape, batch_size=1):
     """Predict the pictures of samples in their own size.
 
-    predict, batch_size, read: of `predict_ahead`; image_shape: of `nearest_shape`. Yields (sample,
-    picture uint8 [H, W, 3], probabilities float32 [H, W, C]). Raises UserError for a
-    picture that can't be read.
+    predict, batch_size: of `predict_ahead`; image_shape: of `nearest_shape`. Yields (sample,
+    picture uint8 [H, W, 3], probabilities float32 [H, W, C]). Raises UserError for a picture that
+    can't be read.
     """
-    answers = predict_ahead(predict, samples, read, nearest_shape(image_shape), batch_size)
+    answers = predict_ahead(predict, samples, read_sample, nearest_shape(image_shape), batch_size)
     return map_ahead(lambda seen: (*seen[:2], seen[2].array()), answers, WORKERS)

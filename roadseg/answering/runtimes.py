@@ -159,7 +159,7 @@ RUNTIMES = {
 
 
 def is_exported(path):
-    """Return whether a path is that of an exported network, by its suffix."""
+    """Return whether a path is a file with the suffix of an exported network."""
     return path.suffix in RUNTIMES and path.is_file()
 
 

@@ -250,9 +250,9 @@ def draw_scene(category, index, seed=0, shape=None):
     return Scene(expose(generator, canvas), label, calibration)
 
 
-def save_scene(folder, category, index, seed, shape):
+def save_scene(folder, category, index, shape):
     """Write a scene into a folder that has image_2, calib and optionally gt_image_2."""
-    scene, name = draw_scene(category, index, seed, shape), f"{category}_{index:06d}"
+    scene, name = draw_scene(category, index, shape=shape), f"{category}_{index:06d}"
     text = calibration_text(scene.calibration)
     (folder / "calib" / f"{name}.txt").write_text(text, encoding="ascii", newline="\n")
     Image.fromarray(scene.picture).save(folder / "image_2" / f"{name}.png", compress_level=1)
@@ -272,14 +272,14 @@ def is_drawn(folder, recipe):
     return record.is_file() and json.loads(record.read_text()) == recipe
 
 
-def draw_data_set(folder, training=(95, 96, 98), testing=(16, 16, 16), seed=0, shape=None):
+def draw_data_set(folder, training, testing, shape=None):
     """Write a data set in KITTI's layout, unless the folder holds it already.
 
     training, testing: number of scenes of um, umm and uu; indices of testing follow training's.
     shape: see `draw_scene`. Raises UserError if the folder holds files that were not drawn.
     """
     counts = {"training": list(training), "testing": list(testing)}
-    recipe = {"version": DRAWING_VERSION, "seed": seed, **counts, "shape": shape and list(shape)}
+    recipe = {"version": DRAWING_VERSION, "seed": 0, **counts, "shape": shape and list(shape)}
     if is_drawn(folder, recipe):
         return
     # Of this process alone: another may be drawing the same.
@@ -293,7 +293,7 @@ def draw_data_set(folder, training=(95, 96, 98), testing=(16, 16, 16), seed=0, s
         for part in DATA_SET_FOLDERS:
             (unfinished / part).mkdir(parents=True)
         for part, category, index in terminal.progress(jobs, desc="drawing", unit="scene"):
-            save_scene(unfinished / part, category, index, seed, shape)
+            save_scene(unfinished / part, category, index, shape)
         (unfinished / "drawn.json").write_text(json.dumps(recipe) + "\n")
         if not is_drawn(folder, recipe):
             shutil.rmtree(folder, ignore_errors=True)

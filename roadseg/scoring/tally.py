@@ -76,7 +76,7 @@ class Tally:
         return self.loss_sum / max(int(self.confusion.sum()), 1)
 
     def scores(self):
-        """Return the scores in the layout of metrics.json, without "dataset" and "split"."""
+        """Return the scores in the layout of metrics.json, without what the run says."""
         scores = {"pictures": sum(self.pictures.values())}
         scores |= metrics.class_scores(self.confusion, self.class_names)
         for view, categories in self.views.items():

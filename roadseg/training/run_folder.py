@@ -65,21 +65,21 @@ def open_run(runs_dir, name):
             return folder
 
 
-def look_for_run(name, runs_dir=RUNS):
-    """Return a run's folder from its path or name; None if there is none."""
-    folders = (Path(name), runs_dir / name)
+def look_for_run(name):
+    """Return a run's folder from its path, or its name in RUNS; None if there is none."""
+    folders = (Path(name), RUNS / name)
     return next((folder for folder in folders if (folder / "settings.json").is_file()), None)
 
 
-def find_run(name=None, runs_dir=RUNS):
-    """Return a run's folder from its path or name; None: the ready network's.
+def find_run(name=None):
+    """Return a run's folder from its path, or its name in RUNS; None: the ready network's.
 
     Raises UserError if there is none.
     """
-    if folder := look_for_run(READY if name is None else name, runs_dir):
+    if folder := look_for_run(READY if name is None else name):
         return folder
-    names = sorted(path.parent.name for path in runs_dir.glob("*/settings.json"))
-    there = f"{runs_dir}/ holds {', '.join(names)}" if names else f"{runs_dir}/ holds none"
+    names = sorted(path.parent.name for path in RUNS.glob("*/settings.json"))
+    there = f"{RUNS}/ holds {', '.join(names) or 'none'}"
     if name is None:
         raise UserError(f"{READY}: the ready network was not found; give --run RUN; {there}")
     raise UserError(f"{name}: no run found (no settings.json); {there}")

@@ -62,7 +62,7 @@ def test_a_drawing_that_is_stopped_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(scenes, "save_scene", stop)
     with pytest.raises(StopRequest):
-        scenes.draw_data_set(tmp_path / "drawn", shape=SMALL)
+        scenes.draw_data_set(tmp_path / "drawn", (1, 0, 0), (0, 0, 0), shape=SMALL)
     assert not list(tmp_path.iterdir())
 
 
