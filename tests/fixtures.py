@@ -12,7 +12,7 @@ from roadseg import engine
 from roadseg.drawn import scenes
 from roadseg.page import results
 from roadseg.training import plan, run_folder
-from tests.small import SMALL, narrow_weights, run_camvid, run_kitti
+from tests.small import SMALL, narrow_weights, rotated, run_camvid, run_kitti
 
 MEASURE_BFLOAT16 = results.measure_bfloat16
 
@@ -100,6 +100,32 @@ def frames(random):
     """Twelve frames of 31x45, none like another."""
     coarse = random.integers(0, 256, (12, 4, 5, 3), dtype=np.uint8)
     return [np.asarray(Image.fromarray(small).resize((45, 31))) for small in coarse]
+
+
+@pytest.fixture
+def album(tmp_path, random):
+    """A folder of pictures of several kinds and sizes, two of one name, one below."""
+    folder = tmp_path / "album"
+    (folder / "below").mkdir(parents=True)
+    for name, shape in {
+        "wide.png": (20, 300, 3),
+        "tall.jpg": (200, 11, 3),
+        "dot.png": (1, 1, 3),
+        "grey.png": (40, 50),
+        "see-through.webp": (30, 40, 4),
+        "twin.png": (8, 9, 3),
+        "twin.bmp": (8, 9, 3),
+        "below/wide.png": (21, 30, 3),
+        "still.gif": (12, 14),
+    }.items():
+        Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(folder / name)
+    deep = random.integers(0, 65536, (10, 12), dtype=np.uint16)
+    Image.fromarray(deep).save(folder / "deep.png")
+    Image.new("RGB", (2000, 1500), (90, 120, 60)).save(folder / "large.jpg")
+    turned = Image.new("RGB", (30, 20))
+    turned.save(folder / "turned.jpg", exif=rotated())
+    (folder / "notes.txt").write_text("no picture")
+    return folder
 
 
 def draw_camvid(folder):

@@ -212,6 +212,16 @@ def write_video(
     return path
 
 
+def read_video(path):
+    """Return (times in seconds, frames, average rate) with PyAV."""
+    with av.open(str(path)) as container:
+        rate = container.streams.video[0].average_rate
+        frames = list(container.decode(video=0))
+    grey = frames[0].format.name == "gray"
+    pictures = [frame.to_ndarray(format="gray" if grey else "rgb24") for frame in frames]
+    return [frame.time for frame in frames], pictures, float(rate)
+
+
 PNG_GREY, PNG_RGB = 0, 2
 
 

@@ -24,34 +24,7 @@ from roadseg.data.pictures import bytes_of, read_image, read_numbers, resample
 from roadseg.files import partial_path, write_json
 from roadseg.scoring.metrics import ROAD
 from roadseg.training import run_folder
-from tests.small import HERE, KITTI, WITHOUT_KERAS, error_line, rotated, run_predict
-
-
-@pytest.fixture
-def album(tmp_path, random):
-    """A folder of pictures of several kinds and sizes, two of one name, one below."""
-    folder = tmp_path / "album"
-    (folder / "below").mkdir(parents=True)
-    for name, shape in {
-        "wide.png": (20, 300, 3),
-        "tall.jpg": (200, 11, 3),
-        "dot.png": (1, 1, 3),
-        "grey.png": (40, 50),
-        "see-through.webp": (30, 40, 4),
-        "twin.png": (8, 9, 3),
-        "twin.bmp": (8, 9, 3),
-        "below/wide.png": (21, 30, 3),
-        "still.gif": (12, 14),
-    }.items():
-        Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(folder / name)
-    deep = random.integers(0, 65536, (10, 12), dtype=np.uint16)
-    Image.fromarray(deep).save(folder / "deep.png")
-    Image.new("RGB", (2000, 1500), (90, 120, 60)).save(folder / "large.jpg")
-    turned = Image.new("RGB", (30, 20))
-    turned.save(folder / "turned.jpg", exif=rotated())
-    (folder / "notes.txt").write_text("no picture")
-    return folder
-
+from tests.small import HERE, KITTI, WITHOUT_KERAS, error_line, run_predict
 
 ALBUM_SIZES = {  # name of what is made of it: (width, height)
     "wide": (300, 20),
@@ -116,25 +89,6 @@ def test_globs_and_files_go_to_the_runs_folder_and_nothing_is_overwritten(
     twins = (album / "wide.png", album / "below" / "wide.png")
     assert run_predict(trained, *twins, "--output", tmp_path / "out") == 2
     assert "would be written there" in error_line(capsys) and not (tmp_path / "out").exists()
-
-
-def test_globs_go_through_folders(album, tmp_path, monkeypatch):
-    """Named below what is no pattern; what an earlier command wrote there is left out."""
-    monkeypatch.chdir(album)
-    wide = {"wide.png": "wide", "below/wide.png": "below/wide"}
-    (album / "out" / "more").mkdir(parents=True)
-    shutil.copy("wide.png", "out/more/wide_overlay.png")
-    for texts, names in (
-        (["**/wide.png"], wide),
-        (["b*", "wide.png"], wide),
-        ([f"{album}/**/wide.png"], {f"{album}/{path}": name for path, name in wide.items()}),
-        ([f"{album}/b*/w*"], {f"{album}/below/wide.png": "below/wide"}),
-        (["out"], {"out/more/wide_overlay.png": "more/wide_overlay"}),
-    ):
-        found, _ = sources.find_sources(texts, Path("out"))
-        assert {str(source.path): source.name for source in found} == names
-    found, _ = sources.find_sources(["."], Path("out"))
-    assert not any("overlay" in source.name for source in found)
 
 
 def test_the_ready_network_answers_where_no_run_is_named(ready, album, tmp_path, capsys):
@@ -277,58 +231,6 @@ def assert_road(path, probabilities):
     np.testing.assert_allclose(read_numbers(path), 255 * probabilities[..., ROAD], atol=0.6)
 
 
-def test_pictures_of_rarer_formats_and_behind_links_are_read_and_the_rest_is_named(
-    trained, tmp_path, random, capsys
-):
-    """Files that systems leave are not worth a word."""
-    folder, linked = tmp_path / "in", tmp_path / "elsewhere"
-    (folder / "below").mkdir(parents=True)
-    linked.mkdir()
-    picture = Image.fromarray(random.integers(0, 256, (20, 30, 3), dtype=np.uint8))
-    formats = {"avif": "AVIF", "jfif": "JPEG", "jp2": "JPEG2000", "ppm": "PPM", "tga": "TGA"}
-    for suffix, form in formats.items():
-        picture.save(folder / f"{suffix}.{suffix}", format=form)
-    picture.save(linked / "far.png")
-    (folder / "link").symlink_to(linked)
-    (folder / "below" / "up").symlink_to(folder)  # a circle
-    for name in ("notes.txt", "below/table.csv", "._avif.avif", ".DS_Store", "Thumbs.db"):
-        (folder / name).write_text("no picture")
-    assert run_predict(trained, folder, "--output", tmp_path / "out") == 0
-    made = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.png")}
-    assert made == {Path(f"{name}_overlay.png") for name in (*formats, "link/far")}
-    said = capsys.readouterr().out
-    assert "2 files left out, neither pictures nor videos: table.csv, notes.txt" in said
-
-
-def test_pages_that_are_not_answered_are_told(trained, tmp_path, capsys):
-    page = Image.new("RGB", (20, 10))
-    page.save(tmp_path / "a.tif", save_all=True, append_images=[page, page])
-    assert run_predict(trained, tmp_path / "a.tif", "--output", tmp_path) == 0
-    assert "a.tif: holds 3 pictures; the first is done" in capsys.readouterr().out
-
-
-def test_a_heic_picture_is_answered_whole(tmp_path):
-    """By the reader of pictures, not as a film of one of its tiles."""
-    pillow_heif = pytest.importorskip("pillow_heif")
-    pillow_heif.from_pillow(Image.new("RGB", (96, 64))).save(tmp_path / "a.HEIC")
-    code = (  # in a process of its own, because other libraries bring a reader of HEIC, too
-        "import sys\nfrom roadseg.answering.sources import find_sources\n"
-        "(source,), _ = find_sources(sys.argv[1:])\n"
-        "(frame,) = source\n"
-        "print(source.suffix(lossless=False), *source.read(frame).shape)"
-    )
-    command = [sys.executable, "-c", code, tmp_path / "a.HEIC"]
-    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True)
-    assert done.stdout == ".png 64 96 3\n"
-
-
-def test_a_name_that_is_not_utf_8_is_answered(trained, tmp_path):
-    name = os.fsdecode("stra\xdfe".encode("latin-1"))
-    Image.new("RGB", (30, 20)).save(tmp_path / f"{name}.png")
-    assert run_predict(trained, tmp_path, "--output", tmp_path / "out") == 0
-    assert (tmp_path / "out" / f"{name}_overlay.png").is_file()
-
-
 def test_an_output_that_cannot_be_written_does_not_end_the_others(trained, tmp_path, capsys):
     for name in "abc":
         Image.new("RGB", (30, 20)).save(tmp_path / f"{name}.png")
@@ -347,14 +249,6 @@ def test_a_picture_that_is_encoded_ahead_counts_with_its_size(tmp_path, random):
     source = sources.Picture(tmp_path / "a.png", "a")
     answer = (source, source.path), picture, probabilities
     assert bytes_of(predict.encode_answer(answer, predict.KINDS, KITTI)) == picture.nbytes
-
-
-def test_pictures_are_not_opened_before_their_turn(tmp_path, monkeypatch):
-    """Fifty thousand would take half a minute before the first."""
-    for number in range(9):
-        (tmp_path / f"{number}.jpg").write_bytes(b"")
-    monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("opened"))
-    assert len(sources.find_sources([str(tmp_path)])[0]) == 9
 
 
 def test_an_unfinished_output_goes_even_at_a_second_signal(tmp_path):

@@ -18,17 +18,7 @@ from PIL import Image
 from roadseg.answering import video
 from roadseg.drawn import scenes
 from roadseg.errors import UserError
-from tests.small import HERE, run_predict, write_video
-
-
-def read_video(path):
-    """Return (times in seconds, frames, average rate) with PyAV."""
-    with av.open(str(path)) as container:
-        rate = container.streams.video[0].average_rate
-        frames = list(container.decode(video=0))
-    grey = frames[0].format.name == "gray"
-    pictures = [frame.to_ndarray(format="gray" if grey else "rgb24") for frame in frames]
-    return [frame.time for frame in frames], pictures, float(rate)
+from tests.small import HERE, read_video, run_predict, write_video
 
 
 def test_a_frame_of_a_video_is_predicted_as_the_same_picture(trained, frames, tmp_path):
@@ -320,82 +310,6 @@ def test_a_raw_stream_without_times_keeps_its_rate(frames, tmp_path):
     times = [float(frame.pts * film.time_base) for frame in film]
     assert film.rate == 25
     np.testing.assert_allclose(times, np.arange(12) / 25, atol=1e-6)
-
-
-def write_sound_film(path, frames, rate=10):
-    """Write a film with a sound of the same length."""
-    with av.open(str(path), "w") as container:
-        picture, sound = container.add_stream("libx264", rate), container.add_stream("aac", 44100)
-        picture.height, picture.width = frames[0].shape[:2]
-        picture.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(picture.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
-        container.mux(picture.encode(None))
-        wave = np.sin(np.arange(44100 * len(frames) // rate) / 20).astype(np.float32)
-        for start in range(0, len(wave), 1024):
-            piece = np.ascontiguousarray(wave[None, start : start + 1024])
-            heard = av.AudioFrame.from_ndarray(piece, "fltp", "mono")
-            heard.sample_rate, heard.pts = 44100, start
-            container.mux(sound.encode(heard))
-        container.mux(sound.encode(None))
-    return path
-
-
-def packets_of(path, kind):
-    """Return (times in seconds, contents) of the packets of a file's first sound or film."""
-    with av.open(str(path)) as container:
-        packets = [p for p in container.demux(**{kind: 0}) if p.size]
-        return [float(p.pts * p.time_base) for p in packets], [bytes(p) for p in packets]
-
-
-def test_an_overlay_keeps_the_sound(trained, frames, tmp_path):
-    """Packet by packet, at its times; masks are numbers and have none."""
-    even = [np.ascontiguousarray(frame[:30, :44]) for frame in frames]
-    write_sound_film(tmp_path / "a.mp4", even)
-    words = ("--output", tmp_path, "--save", "overlay", "mask")
-    assert run_predict(trained, tmp_path / "a.mp4", *words) == 0
-    times, contents = packets_of(tmp_path / "a.mp4", "audio")
-    found, copies = packets_of(tmp_path / "a_overlay.mp4", "audio")
-    kept = [(t, content) for t, content in zip(times, contents, strict=True) if t >= 0]
-    assert len(found) >= len(kept) - 1 > 30 and copies == [c for _, c in kept][: len(copies)]
-    np.testing.assert_allclose(found, [t for t, _ in kept][: len(found)], atol=2e-3)
-    with av.open(str(tmp_path / "a_mask.mkv")) as container:
-        assert not container.streams.audio
-
-
-def join_films(folder, frames):
-    """Write a film twice into one file, as `cat` joins them, and return its path."""
-    path = write_sound_film(folder / "once.ts", 2 * frames)
-    joined = folder / "joined.ts"
-    joined.write_bytes(2 * path.read_bytes())
-    path.unlink()
-    return joined
-
-
-def test_films_that_were_joined_go_on_at_their_rate(trained, frames, tmp_path, capsys):
-    """Their times begin anew in the middle. The sound of the first is kept."""
-    path = join_films(tmp_path, [np.ascontiguousarray(frame[:30, :44]) for frame in frames])
-    assert run_predict(trained, path, "--output", tmp_path) == 0
-    assert f"{path}: its sound begins anew" in capsys.readouterr().out
-    times, _, _ = read_video(tmp_path / "joined_overlay.mp4")
-    np.testing.assert_allclose(times, np.arange(48) / 10, atol=0.02)
-    heard, _ = packets_of(tmp_path / "joined_overlay.mp4", "audio")
-    assert 2.2 < heard[-1] < 2.5
-
-
-def test_a_damaged_sound_costs_a_part_of_it_alone(trained, frames, tmp_path, capsys):
-    path = write_sound_film(tmp_path / "a.ts", 2 * [frame[:30, :44] for frame in frames])
-    content = bytearray(path.read_bytes())
-    for place in range(len(content) // 3, len(content) // 2, 188):  # a packet of MPEG-TS
-        identity = int.from_bytes(content[place - place % 188 + 1 :][:2], "big") & 0x1FFF
-        if identity == 0x101:  # the sound's
-            content[place - place % 188 + 20 : place - place % 188 + 188] = bytes(168)
-    path.write_bytes(content)
-    assert run_predict(trained, path, "--output", tmp_path) == 0
-    assert "its sound is damaged: parts of it are left out" in capsys.readouterr().out
-    assert len(read_video(tmp_path / "a_overlay.mp4")[0]) == 24
-    heard, _ = packets_of(tmp_path / "a_overlay.mp4", "audio")
-    assert heard[-1] > 2.2
 
 
 def test_a_second_film_in_a_file_is_told(frames, tmp_path, trained, capsys):
