@@ -22,7 +22,6 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-import imageio.v3 as imageio
 import numpy as np
 
 import export
@@ -35,12 +34,12 @@ from roadseg.answering.exporting import FORMATS, refuse_what_cannot_be_written
 from roadseg.answering.predictor import PREDICTION_BATCH
 from roadseg.answering.rounding import FLOAT16, INT8
 from roadseg.answering.sources import find_sources, plan_targets
-from roadseg.answering.video import TO_WATCH
 from roadseg.command_line import exit_status
 from roadseg.data import vgg_weights
 from roadseg.data.datasets import DATASETS
 from roadseg.devices import ONE_DEVICE
 from roadseg.drawn import scenes
+from roadseg.drawn.inputs import draw, write_pictures, write_video
 from roadseg.engine import (
     BFLOAT16,
     FLOAT32,
@@ -79,7 +78,6 @@ NETWORKS = (  # what computes, a run in Keras or a format of export.py; in which
 )
 # Pictures or frames that predict.py answers, for about the same time in each precision.
 COUNTS = {FLOAT32: 32, FLOAT16: 32, BFLOAT16: 64, INT8: 128}
-PAN = 4  # pixels from one frame of the video to the next
 VGG = "conv"  # weights at the start
 LEARNING_RATE = 2e-4
 DRAWN = 12  # scenes of each category in the data set of training and rounding
@@ -127,36 +125,6 @@ def make_run(folder, image_shape):
     network.save_weights(folder / checkpoint.BEST)
     write_json(folder / "settings.json", job.settings)
     return folder
-
-
-@functools.cache
-def draw(shape):
-    """Draw a batch of different pictures: uint8 [N, H, W, 3]."""
-    numbers = range(PREDICTION_BATCH)
-    return np.stack([scenes.draw_scene("um", n, shape=shape).picture for n in numbers])
-
-
-def write_pictures(path, shape, count):
-    """Write so many PNG files. Returns their folder."""
-    path.mkdir()
-    for number in range(count):
-        imageio.imwrite(path / f"{number:03d}.png", draw(shape)[number % PREDICTION_BATCH])
-    return path
-
-
-def write_video(path, shape, count):
-    """Write so many frames of H.264, a pan. Returns the file's path."""
-    import av  # which this program does without where it opens no video
-
-    path = path.with_suffix(TO_WATCH.suffix)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(TO_WATCH.name, 10, options=TO_WATCH.options)
-        stream.height, stream.width = shape
-        for number in range(count):
-            picture = np.roll(draw(shape)[0], PAN * number, axis=1)
-            container.mux(stream.encode(TO_WATCH.encode(picture)))
-        container.mux(stream.encode(None))
-    return path
 
 
 SOURCES = (  # what predict.py answers: (height, width), how it is written, what predict.py saves
