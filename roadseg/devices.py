@@ -261,7 +261,10 @@ def form_team(limit):
         processes = jax.process_count()
     here = len(names) // processes
     if limit and limit > here:
-        raise UserError(f"--devices {limit}: {backend} finds only {here} here: {', '.join(names)}")
+        raise UserError(
+            f"--devices {limit}: {backend} finds only {here} here: {', '.join(names)}; give "
+            f"{here} or fewer"
+        )
     used = limit or here
     if backend == "jax" and used * processes > 1:
         return ParallelTeam(used)
@@ -307,4 +310,6 @@ def _meet(told_by):
         )
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"the processes did not connect: {reason}") from error
+        raise UserError(
+            f"the processes did not connect: {reason}; start all of them, with the same address"
+        ) from error

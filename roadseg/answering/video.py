@@ -94,11 +94,13 @@ class Video:
         try:
             with av.open(**_address(self.path)) as container:
                 if container.format.name in NO_FILMS:
-                    raise UserError(f"{self.path}: neither a picture nor a video")
+                    raise UserError(
+                        f"{self.path}: neither a picture nor a video; give another file"
+                    )
                 pictures = av.stream.Disposition.attached_pic  # covers, as of music
                 films = [s for s in container.streams.video if not s.disposition & pictures]
                 if not films:
-                    raise UserError(f"{self.path}: no video stream in this file")
+                    raise UserError(f"{self.path}: no video stream in this file; give another")
                 if len(films) > 1:
                     self.notes = [f"{self.path}: holds {len(films)} videos; the first is done"]
                 yield films[0]

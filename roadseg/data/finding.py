@@ -129,7 +129,7 @@ def shared_classes(classes_of):
     classes = [OTHER, *(name for name in shared if name != OTHER)]
     if len(classes) < 2:
         named = "; ".join(f"{name} has {', '.join(own)}" for name, own in classes_of.items())
-        raise UserError(f"these data sets share no class: {named}")
+        raise UserError(f"these data sets share no class: {named}; rename one, or train each alone")
     is_all = OTHER not in shared and all(len(own) == len(shared) for own in classes_of.values())
     return shared if is_all else classes
 

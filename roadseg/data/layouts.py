@@ -140,7 +140,10 @@ def _listed_pictures(listed, paths):
         if Path(name).suffix.lower() in PICTURE_SUFFIXES and name not in known:
             name = Path(name).stem
         if name not in known:
-            raise UserError(f"{listed}: names {line}, which is not in {paths[0].parent}")
+            raise UserError(
+                f"{listed}: names {line}, which is not in {paths[0].parent}; put it there, or "
+                "remove the line"
+            )
         chosen.append(known[name])
     return chosen
 
@@ -154,11 +157,14 @@ def _testing_samples(folder):
 
 
 def read_lines(path):
-    """Read the lines of a text file that hold something, without a byte order mark."""
+    """Read the lines of a text file that hold something, without a byte order mark.
+
+    Raises UserError where it is not UTF-8.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is no text in UTF-8 ({error.reason})") from error
+        raise UserError(f"{path}: is not UTF-8 ({error.reason}); save it as UTF-8") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 

@@ -28,7 +28,9 @@ def pack_submission(path, predict, samples, image_shape):
     valid calibration file.
     """
     if not samples:
-        raise UserError("no testing pictures here; expected KITTI's 290, with their calibration")
+        raise UserError(
+            "no testing pictures here; expected KITTI's 290, with their calibration: see --data-dir"
+        )
     calibrations, faults = read_calibrations(samples)
     if len(samples) != OFFICIAL_TESTING_COUNT or faults or len(calibrations) != len(samples):
         raise UserError(

@@ -210,7 +210,7 @@ def test_own_pictures_validate_as_listed_or_the_last_of_them(own):
         (lambda own: (own / "classes.txt").unlink(), "holds no class list; expected classes.txt"),
         (lambda own: (own / "classes.txt").write_text("road"), "1 name; expected 2"),
         (lambda own: (own / "classes.txt").write_text("a\na\nb"), "all different"),
-        (lambda own: (own / "classes.txt").write_bytes(b"\xff\xfe\n1"), "no text in UTF-8"),
+        (lambda own: (own / "classes.txt").write_bytes(b"\xff\xfe\n1"), "is not UTF-8"),
         (
             lambda own: (own / "classes.txt").write_text("a\nb"),
             "holds 0, 1, 2; no class has 2; classes.txt needs the line NAME 2, beside a 0, b 1",
