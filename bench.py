@@ -160,7 +160,7 @@ def rate_of_matrix_product(picture_operations, precision=FLOAT32):
 
 def rate_of_predict(finder, source, kind):
     """Let predict.py write one kind of output of a source. Returns pictures a second."""
-    sources, _ = find_sources([str(source)])
+    sources, *_ = find_sources([str(source)])
     kinds = {kind: predict.KINDS[kind]}
     lossless = {kind: kinds[kind].lossless}
     targets = plan_targets(sources, source.with_name(f"{source.stem}_{kind}"), lossless)

@@ -504,8 +504,10 @@ def load_network(folder, precision=None):
         data_set, recipe = row_of(settings), read_recipe(settings)
         precision = precision or scoring_precision(settings)
     vgg, before = vgg_weights.read(weights), keras.config.dtype_policy()
-    network = build_network(vgg, settings, recipe, len(data_set.classes), precision)
-    keras.config.set_dtype_policy(before)  # it is that of all Keras, also of who calls `load`
+    try:
+        network = build_network(vgg, settings, recipe, len(data_set.classes), precision)
+    finally:  # it is that of all Keras, also of who calls `load`
+        keras.config.set_dtype_policy(before)
     try:
         network.load_weights(weights)
     except (OSError, ValueError, KeyError) as error:

@@ -220,10 +220,9 @@ def predict_sources(arguments, stopping):
     needs_run = arguments.scale or arguments.thorough or arguments.precision != AUTO
     folder = find_network(arguments.run, needs_run)
     output = arguments.output or run_folder.output_folder(folder) / "predictions"
-    (sources, others), faults = find_sources(arguments.paths, output), []
+    (sources, *left_out), faults = find_sources(arguments.paths, output), []
     kinds = {name: KINDS[name] for name in arguments.save}
     refuse_unwritable(output)
-    tell_earlier_outputs(arguments.paths, output)
     targets = plan_targets(sources, output, {name: kinds[name].lossless for name in kinds})
     finder = RoadFinder(folder, arguments.scale, arguments.thorough, arguments.precision)
     with stopping.deferred():
@@ -232,7 +231,7 @@ def predict_sources(arguments, stopping):
         )
         pictures = terminal.counted(count, "picture")
         terminal.say(f"{output}: {pictures}, {count / seconds:.1f} a second")
-    tell_left_out(sources, others)
+    tell_left_out(sources, *left_out)
     if faults:
         raise FaultyPicturesError("\n".join(sorted(map(str, faults))))
     return count / seconds
@@ -270,18 +269,12 @@ def refuse_runs(paths):
             raise UserError(f"{path}: is a run, not a picture; give it as --run {path}")
 
 
-def tell_earlier_outputs(paths, output):
-    """Say so where a folder of outputs lies below one of the paths: it is not read again."""
-    folder = output.resolve()
-    if folder.is_dir() and any(Path(path).resolve() in folder.parents for path in paths):
-        terminal.say(f"{output}: left out, because the outputs are written there")
-
-
-def tell_left_out(sources, others):
-    """Say what was found and not answered: parts of the sources, and other files."""
+def tell_left_out(sources, others, made):
+    """Say what was found and not answered: parts of the sources, other files, earlier outputs."""
     for note in itertools.chain.from_iterable(source.notes for source in sources):
         terminal.say(note)
     terminal.say_left_out(others, "", "neither pictures nor videos")
+    terminal.say_left_out(made, "", "outputs of an earlier command")
 
 
 def read_frames(sources, every, tell_fault):

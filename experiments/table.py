@@ -9,7 +9,6 @@ over the seeds that both have.
 
 import argparse
 import math
-import re
 import sys
 from pathlib import Path
 from statistics import mean
@@ -40,9 +39,16 @@ def read_run(folder):
     for flag in NOT_COMPARED:
         parser.add_argument(flag)
     _, words = parser.parse_known_args(settings["command_lines"][0][1:])
-    trial, *flags = re.split(" ?(?=--)", " ".join(words))
+    names, flags = [], []
+    for word in words:
+        if word.startswith("--"):
+            flags.append(word)
+        elif flags:
+            flags[-1] += f" {word}"
+        else:
+            names.append(word)
     return (
-        trial or WITHOUT,
+        " ".join(names) or WITHOUT,
         flags,
         settings["seed"],
         {

@@ -79,10 +79,9 @@ def progress(iterable=None, **options):
 
 
 def say_left_out(paths, where, reason):
-    """Say how many files are left out, where and why, and the names of some; nothing if none is."""
+    """Say what is left out, where and why; nothing if there are no paths."""
     if paths:
-        names = listing([path.name for path in paths])
-        say(f"{counted(len(paths), 'file')}{where} left out, {reason}: {names}")
+        say(f"left out{where}, {reason}: {listing([path.name for path in paths])}")
 
 
 def counted(count, noun):

@@ -17,6 +17,7 @@ from roadseg.data.pictures import PICTURE_SUFFIXES, count_pictures, is_left_by_s
 from roadseg.errors import UserError
 
 SUFFIXES = (*PICTURE_SUFFIXES, *video.SUFFIXES)  # found in folders
+OUTPUT_NAME = r"_(overlay|mask|probability)\.(png|mp4|mkv)$"  # of KINDS of predict.py
 
 
 @dataclass(frozen=True)
@@ -57,17 +58,20 @@ class Picture:
 def find_sources(paths, output=None):
     """Find pictures and videos.
 
-    paths: files, folders with all below, globs, "camera:0", addresses of streams; output: folder
-    that is left out where it lies below one of them. Returns (Pictures and Videos, files of folders
-    that are neither). The name of a source is the path below the folder given, or below the part of
-    the glob that is no pattern, without suffix where that is unique. Raises UserError for a path
-    that matches nothing.
+    paths: files, folders with all below, globs, "camera:0", addresses of streams; output: folder of
+    outputs; those of an earlier command are left out, where it lies below what is looked through.
+    Returns (Pictures and Videos, files of folders that are neither, outputs that are left out). The
+    name of a source is the path below the folder given, or below the part of the glob that is no
+    pattern, without suffix where that is unique. Raises UserError for a path that matches nothing.
     """
-    found, others = {}, []
+    found, others, made = {}, [], []
     for text in paths:
-        files = _find_files(text, output, others)
+        files = _find_files(text, output, others, made)
         if not files and Path(text).is_dir():
-            raise UserError(f"{text}: holds neither pictures nor videos; give another folder")
+            earlier = " but outputs of earlier commands" if made else ""
+            raise UserError(
+                f"{text}: holds neither pictures nor videos{earlier}; give another folder"
+            )
         if not files:
             raise UserError(
                 f"{text}: nothing found; expected a picture, a video, a folder, a glob, an "
@@ -76,44 +80,70 @@ def find_sources(paths, output=None):
         found |= files
     names = [relative.with_suffix("").as_posix() for relative in found.values()]
     count = collections.Counter(names)
-    return [
+    sources = [
         (video.Video if is_video(path) else Picture)(
             path, name if count[name] == 1 else relative.as_posix()
         )
         for (path, relative), name in zip(found.items(), names, strict=True)
-    ], list(dict.fromkeys(others))
+    ]
+    return sources, [path for path in dict.fromkeys(others) if path not in found], made
 
 
-def _find_files(text, output, others):
+def _find_files(text, output, others, made):
     """Return {path: path below the folder given} of what the text matches.
 
-    others: list that gets the files of a folder that are neither pictures nor videos.
+    others, made: lists that get files of a folder that are neither pictures nor videos, and outputs
+    of earlier commands.
     """
     path = Path(text)
     if text.startswith((video.CAMERA, *video.STREAMS)):
         return {text: Path(re.sub(r"[^\w-]+", "_", text).strip("_"))}
     if path.is_file():
         return {path: Path(path.name)}
-    base, matches, found = path, [path], []
-    if not path.is_dir():
+    base, found = path, []
+    if path.is_dir():
+        found = _pictures_below(path, others)
+    else:
         base = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
-        matches = sorted(map(Path, glob.glob(text, recursive=True)))
-    for match in matches:
-        inside = sorted(_walk(match, output)) if match.is_dir() else []
-        others += [file for file in inside if file.suffix.lower() not in SUFFIXES]
-        found += [file for file in inside if file.suffix.lower() in SUFFIXES] or [match]
-    return {file: file.relative_to(base) for file in found if file.is_file()}
+        matches = sorted(map(Path, glob.glob(text, recursive=True)), key=lambda match: match.parts)
+        for match in matches:
+            found += _pictures_below(match, others) if match.is_dir() else [match]
+        found = [file for file in found if not is_left_by_system(file.name)]
+        found = list({os.path.realpath(file): file for file in reversed(found)}.values())[::-1]
+    earlier = [file for file in found if output and _is_made(file, output, base)]
+    made += earlier
+    return {file: _below(file, base) for file in found if file not in earlier}
 
 
-def _walk(folder, output):
-    """Yield all files below a folder, also behind links, but for what systems leave there.
+def _below(file, base):
+    """Return the path of a file below a folder; its name alone where it does not lie there."""
+    relative = file.relative_to(base)
+    return Path(file.name) if ".." in relative.parts else relative
 
-    What lies in an output folder below it was written by an earlier command.
+
+def _is_made(file, output, base):
+    """Return whether a file is an output of an earlier command.
+
+    Where base, the folder that is looked through, is the output folder itself it is none.
     """
-    seen = {os.path.realpath(output)} - {os.path.realpath(folder)} if output else set()
+    folder = os.path.realpath(output)
+    is_below = Path(os.path.realpath(file)).is_relative_to(folder)
+    return is_below and folder != os.path.realpath(base) and re.search(OUTPUT_NAME, file.name)
+
+
+def _pictures_below(folder, others):
+    """List the pictures and videos below a folder; others: list that gets all other files."""
+    inside = sorted(_walk(folder))
+    others += [file for file in inside if file.suffix.lower() not in SUFFIXES]
+    return [file for file in inside if file.suffix.lower() in SUFFIXES]
+
+
+def _walk(folder):
+    """Yield all files below a folder, also behind links, but for what systems leave there."""
+    seen = set()
     for top, folders, names in os.walk(folder, followlinks=True):
         here = os.path.realpath(top)
-        if here in seen:  # a link to a folder above, or the output
+        if here in seen:  # a link to a folder above
             folders.clear()
             continue
         seen.add(here)

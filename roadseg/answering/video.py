@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from roadseg.answering.sound import RESTART_SECONDS, Sound
 from roadseg.errors import UserError
 from roadseg.terminal import counted
 
@@ -29,8 +30,9 @@ CAMERAS = {  # system: (FFmpeg's format, its name of a camera)
 MISSING_SECONDS = 0.25  # a video may lack at its end and still count as complete
 NO_FILMS = ("tty",)  # FFmpeg would show any text as a film of letters
 USUAL_RATE = 25  # frames a second, where the file does not say
-RESTART_SECONDS = 1.0  # times that fall by more begin anew, as in files that were joined
-SILENT_SECONDS = 10.0  # without a frame, after which a camera or a stream is given up
+# Without a frame, after which a camera or a stream is given up: before its first one, which takes
+# FFmpeg 11 s where one comes each second, and later.
+SILENT_SECONDS = (60.0, 20.0)
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Video:
     @contextlib.contextmanager
     def _opened(self):
         try:
-            with av.open(**_address(self.path)) as container:
+            with av.open(**_address(self.path), metadata_errors="replace") as container:
                 if container.format.name in NO_FILMS:
                     raise UserError(
                         f"{self.path}: neither a picture nor a video; give another file"
@@ -121,7 +123,7 @@ class Video:
             yield from newest
         except TimeoutError as error:
             raise UserError(
-                f"{self.path}: no frame for {SILENT_SECONDS:.0f} seconds; is it still on?"
+                f"{self.path}: no frame for {error} seconds; is it still on?"
             ) from error
         finally:
             if count := newest.dropped:
@@ -230,7 +232,7 @@ def _decode(stream):
             yield from next(packets).decode()
         except (StopIteration, av.EOFError):
             return
-        except av.FFmpegError:
+        except (av.FFmpegError, IndexError):  # the latter: streams that begin later
             yield None
 
 
@@ -238,11 +240,11 @@ class Newest:
     """Iterates over what another iterator gives, always at the newest; what is older is dropped.
 
     A thread reads on meanwhile. dropped: how many were left out. Errors of the iterator are raised
-    here, and TimeoutError where nothing comes for some seconds.
+    here, and TimeoutError where nothing comes for some seconds: before the first item, and later.
     """
 
     def __init__(self, items, seconds):
-        self.items, self.seconds, self.dropped = items, seconds, 0
+        self.items, (self.seconds, self.seconds_later), self.dropped = items, seconds, 0
         self.slot, self.changed, self.error = [], threading.Condition(), None
         self.is_open = True
 
@@ -253,10 +255,11 @@ class Newest:
             while True:
                 with self.changed:
                     if not self.changed.wait_for(self._is_ready, self.seconds):
-                        raise TimeoutError
+                        raise TimeoutError(f"{self.seconds:g}")
                     if not self.slot:
                         break
                     item = self.slot.pop()
+                self.seconds = self.seconds_later
                 yield item
         finally:
             self.is_open = False
@@ -282,61 +285,13 @@ class Newest:
             self.changed.notify()
 
 
-class Sound:
-    """The sound of a video, copied packet by packet beside the pictures that are made of it."""
-
-    def __init__(self, source, container):
-        """source: Video that is being read; container: to write to."""
-        self.source, self.next, self.packets, self.heard = source, None, iter(()), 0.0
-        if not source.is_file:
-            return
-        self.input, self.copies = av.open(str(source.path)), {}
-        for stream in self.input.streams.audio:
-            try:
-                self.copies[stream.index] = container.add_stream_from_template(stream)
-            except (av.FFmpegError, ValueError):
-                name = stream.codec_context.name
-                source.notes.append(f"{source.path}: its sound ({name}) does not fit into .mp4")
-        if self.copies:
-            self.packets = self.input.demux([self.input.streams[i] for i in self.copies])
-
-    def copy_until(self, seconds, container):
-        """Copy what is heard up to a time of the pictures."""
-        while (packet := self.next or self._read()) is not None:
-            self.next = packet
-            if packet.pts is not None:
-                heard = float(packet.pts * packet.time_base) - self.source.start_seconds
-                if heard > seconds:
-                    return
-                if heard < self.heard - RESTART_SECONDS:
-                    self._tell("begins anew, as in files that were joined: the rest is left out")
-                    self.next, self.packets = None, iter(())
-                    return
-                self.heard = heard
-                shift = round(self.source.start_seconds / packet.time_base)
-                packet.pts, packet.dts = packet.pts - shift, (packet.dts or packet.pts) - shift
-                packet.stream = self.copies[packet.stream.index]
-                if packet.pts >= 0:
-                    with self._telling():
-                        container.mux(packet)
-            self.next = None
-
-    def _read(self):
-        with self._telling():
-            return next(self.packets, None)
-
-    @contextlib.contextmanager
-    def _telling(self):
-        """Leave out what is damaged, and tell it once."""
-        try:
-            yield
-        except av.FFmpegError:
-            self._tell("is damaged: parts of it are left out")
-
-    def _tell(self, what):
-        note = f"{self.source.path}: its sound {what}"
-        if note not in self.source.notes:
-            self.source.notes.append(note)
+@contextlib.contextmanager
+def _as_disk_error():
+    """Turn an error of FFmpeg into an OSError, which ends one output alone."""
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise OSError(error.errno, error.strerror) from error
 
 
 class VideoWriter:
@@ -363,10 +318,8 @@ class VideoWriter:
 
     def __enter__(self):
         def write(encoded, frame):
-            try:
+            with _as_disk_error():
                 write_frame(encoded, frame)
-            except av.FFmpegError as error:
-                raise OSError(error.errno, error.strerror) from error
 
         def write_frame(encoded, frame):
             context = self.stream.codec_context
@@ -386,9 +339,12 @@ class VideoWriter:
 
         return write
 
-    def __exit__(self, *failure):
-        if self.stream.codec_context.is_open:
-            self.container.mux(self.stream.encode(None))
-            if self.sound:
-                self.sound.copy_until(self.seconds + 1 / self.source.rate, self.container)
-        self.container.close()
+    def __exit__(self, kind, *_):
+        with _as_disk_error():
+            try:
+                if self.stream.codec_context.is_open and kind is None:
+                    self.container.mux(self.stream.encode(None))
+                    if self.sound:
+                        self.sound.copy_until(self.seconds + 1 / self.source.rate, self.container)
+            finally:
+                self.container.close()

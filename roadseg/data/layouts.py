@@ -181,7 +181,7 @@ def list_pictures(folder, expected, pattern="*"):
     if not pictures:
         raise UserError(f"{folder}: no pictures found here; expected {expected}")
     if "/" not in pattern:
-        _say_left_out(set(folder.iterdir()) - set(pictures), folder, "no pictures")
+        _say_left_out(set(folder.iterdir()) - set(pictures), folder, "not read")
     return pictures
 
 

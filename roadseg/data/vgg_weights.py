@@ -34,12 +34,27 @@ def read(vgg):
     try:
         arrays = _read_npz(path) if path.suffix == ".npz" else _read_h5(path)
         weights = _pair_kernels_with_biases(arrays)
+        head = _head(weights)
     except Exception as error:  # a damaged file raises many types
         raise UserError(f"{path}: cannot be read as VGG16 weights ({error})") from error
     missing = [name for name in CONVOLUTION_NAMES if name not in weights]
     if missing:
         raise UserError(f"{path}: has no layer {missing[0]}; expected a Keras VGG16 file")
-    return {name: weights[name] for name in CONVOLUTION_NAMES} | _head(weights)
+    _refuse_other_shapes(weights, path)
+    return {name: weights[name] for name in CONVOLUTION_NAMES} | head
+
+
+def _refuse_other_shapes(weights, path):
+    """Raise UserError where a convolution does not take what the one before it gives."""
+    channels = 3
+    for name in CONVOLUTION_NAMES:
+        kernel, bias = weights[name]
+        if kernel.ndim != 4 or kernel.shape[2:] != (channels, len(bias)):
+            raise UserError(
+                f"{path}: {name} has a kernel of {list(kernel.shape)} and a bias of {len(bias)}; "
+                f"expected [height, width, {channels}, {len(bias)}] of a VGG16"
+            )
+        channels = len(bias)
 
 
 def weights_path(vgg):

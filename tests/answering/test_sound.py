@@ -1,13 +1,17 @@
 """An overlay has the sound of its film, as far as that is whole."""
 
+from fractions import Fraction
+from types import SimpleNamespace
+
 import av
 import numpy as np
 
+from roadseg.answering.sound import Sound
 from tests.small import read_video, run_predict
 
 
-def write_sound_film(path, frames, rate=10):
-    """Write a film with a sound of the same length."""
+def write_sound_film(path, frames, rate=10, is_mute=False):
+    """Write a film with a sound of the same length; is_mute: that is named but not there."""
     with av.open(str(path), "w") as container:
         picture, sound = container.add_stream("libx264", rate), container.add_stream("aac", 44100)
         picture.height, picture.width = frames[0].shape[:2]
@@ -15,6 +19,8 @@ def write_sound_film(path, frames, rate=10):
         for frame in frames:
             container.mux(picture.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
         container.mux(picture.encode(None))
+        if is_mute:
+            return path
         wave = np.sin(np.arange(44100 * len(frames) // rate) / 20).astype(np.float32)
         for start in range(0, len(wave), 1024):
             piece = np.ascontiguousarray(wave[None, start : start + 1024])
@@ -80,3 +86,28 @@ def test_a_damaged_sound_costs_a_part_of_it_alone(trained, frames, tmp_path, cap
     assert len(read_video(tmp_path / "a_overlay.mp4")[0]) == 24
     heard, _ = packets_of(tmp_path / "a_overlay.mp4", "audio")
     assert heard[-1] > 2.2
+
+
+def test_a_sound_without_a_packet_is_told(trained, frames, tmp_path, capsys):
+    path = write_sound_film(tmp_path / "a.ts", [f[:30, :44] for f in frames], is_mute=True)
+    assert run_predict(trained, path, "--output", tmp_path) == 0
+    assert f"{path}: its sound is empty" in capsys.readouterr().out
+    assert len(read_video(tmp_path / "a_overlay.mp4")[0]) == 12
+
+
+def test_two_sounds_may_lie_in_turns_in_a_file(tmp_path):
+    """Of each a second and a half at a time, so that times fall from one to the other."""
+    film, copied = SimpleNamespace(path=tmp_path / "a.mkv", is_file=False), []
+    sound = Sound(film, None)
+    film.start_seconds, film.notes, sound.copies = 0.0, [], {0: "first", 1: "second"}
+    packets = [
+        SimpleNamespace(
+            pts=ms, dts=ms, time_base=Fraction(1, 1000), stream=SimpleNamespace(index=n)
+        )
+        for start in (0, 1500)
+        for n in (0, 1)
+        for ms in range(start, start + 1500, 500)
+    ]
+    sound.packets = iter(packets)
+    sound.copy_until(9.0, SimpleNamespace(mux=copied.append))
+    assert copied == packets and not film.notes

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from roadseg.answering import sources
+from roadseg.errors import UserError
 from tests.small import HERE, run_predict
 
 
@@ -27,10 +28,33 @@ def test_globs_go_through_folders(album, tmp_path, monkeypatch):
         ([f"{album}/b*/w*"], {f"{album}/below/wide.png": "below/wide"}),
         (["out"], {"out/more/wide_overlay.png": "more/wide_overlay"}),
     ):
-        found, _ = sources.find_sources(texts, Path("out"))
+        found, *_ = sources.find_sources(texts, Path("out"))
         assert {str(source.path): source.name for source in found} == names
-    found, _ = sources.find_sources(["."], Path("out"))
-    assert not any("overlay" in source.name for source in found)
+
+
+def test_outputs_of_an_earlier_command_are_left_out(album, monkeypatch):
+    """Of folders and of globs; what else lies there is answered."""
+    monkeypatch.chdir(album)
+    for name in ("wide.png", "out/own.png", "out/wide_overlay.png", "out/deep/wide_mask.png"):
+        (album / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (3, 2)).save(album / name)
+    (album / "itself").symlink_to(album)
+    for text in (".", "*", "**/*", str(album), f"{album}/../album/**"):
+        found, _, made = sources.find_sources([text], Path("out"))
+        names = [source.name.removeprefix("itself/") for source in found]
+        assert {"wide", "out/own", "below/wide"} <= set(names) and len(names) == len(set(names))
+        assert not any("_" in name for name in names) and len(made) == 2
+    found, _, made = sources.find_sources(["out"], Path("out"))
+    assert len(found) == 3 and not made
+    with pytest.raises(UserError, match="neither pictures nor videos but outputs of earlier"):
+        sources.find_sources(["out/deep"], Path("out/deep/../../out"))
+
+
+def test_what_a_glob_finds_elsewhere_is_named_by_its_file(album, monkeypatch):
+    """So that its outputs stay in their folder."""
+    monkeypatch.chdir(album / "below")
+    (found, *_) = sources.find_sources(["../b*/../dot.png"])
+    assert [source.name for source in found] == ["dot"]
 
 
 def test_pictures_of_rarer_formats_and_behind_links_are_read_and_the_rest_is_named(
@@ -53,7 +77,7 @@ def test_pictures_of_rarer_formats_and_behind_links_are_read_and_the_rest_is_nam
     made = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.png")}
     assert made == {Path(f"{name}_overlay.png") for name in (*formats, "link/far")}
     said = capsys.readouterr().out
-    assert "2 files left out, neither pictures nor videos: table.csv, notes.txt" in said
+    assert "left out, neither pictures nor videos: table.csv, notes.txt" in said
 
 
 def test_pages_that_are_not_answered_are_told(trained, tmp_path, capsys):
@@ -69,7 +93,7 @@ def test_a_heic_picture_is_answered_whole(tmp_path):
     pillow_heif.from_pillow(Image.new("RGB", (96, 64))).save(tmp_path / "a.HEIC")
     code = (  # in a process of its own, because other libraries bring a reader of HEIC, too
         "import sys\nfrom roadseg.answering.sources import find_sources\n"
-        "(source,), _ = find_sources(sys.argv[1:])\n"
+        "(source,), *_ = find_sources(sys.argv[1:])\n"
         "(frame,) = source\n"
         "print(source.suffix(lossless=False), *source.read(frame).shape)"
     )

@@ -199,7 +199,7 @@ def test_the_newest_frame_is_next_and_older_ones_are_counted():
         gates[20].wait()
         raise UserError("cut off")
 
-    newest = video.Newest(frames(), seconds=60)
+    newest = video.Newest(frames(), seconds=(60, 60))
     seen = iter(newest)
     first = next(seen)
     reached[10].wait()
@@ -224,17 +224,17 @@ def test_a_camera_that_falls_silent_is_given_up(frames, tmp_path, monkeypatch):
         is_over.wait()
 
     monkeypatch.setattr(video.Video, "is_file", False)
-    monkeypatch.setattr(video, "SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(video, "SILENT_SECONDS", (60, 0.2))
     monkeypatch.setattr(film, "_frames", one_then_nothing)
     seen = iter(film)
     assert next(seen) == "a frame"
-    with pytest.raises(UserError, match="no frame for 0 seconds; is it still on"):
+    with pytest.raises(UserError, match=r"no frame for 0\.2 seconds; is it still on"):
         next(seen)
     is_over.set()
 
 
 def test_what_ends_a_camera_with_an_error_is_not_waited_for():
-    newest = video.Newest((1 / place for place in (1, 0)), seconds=60)
+    newest = video.Newest((1 / place for place in (1, 0)), seconds=(60, 60))
     with pytest.raises(ZeroDivisionError):
         list(newest)
 
@@ -345,3 +345,16 @@ def test_a_film_that_starts_late_is_whole(suffix, frames, tmp_path):
     found = [float(frame.pts * film.time_base) for frame in film]
     np.testing.assert_allclose(found, np.arange(12) / 10, atol=1e-3)
     assert film.start_seconds == pytest.approx(0.7, abs=1e-3)
+
+
+def test_a_title_that_is_not_utf_8_is_no_matter(frames, tmp_path):
+    path = tmp_path / "a.avi"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "Koln"
+        stream = container.add_stream("mpeg4", 10)
+        stream.height, stream.width, stream.pix_fmt = 30, 44, "yuv420p"
+        for frame in (frames[0], None):
+            picture = frame if frame is None else av.VideoFrame.from_ndarray(frame[:30, :44].copy())
+            container.mux(stream.encode(picture))
+    path.write_bytes(path.read_bytes().replace(b"Koln", "Köln".encode("latin-1")))
+    assert len(list(video.Video(path))) == 1

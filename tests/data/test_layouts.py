@@ -187,7 +187,7 @@ def test_masks_of_no_picture_are_named(tmp_path, capsys):
     (tmp_path / "masks" / "._c.png").write_bytes(b"")
     DATASETS["folder"].find(tmp_path)
     said = capsys.readouterr().out
-    assert said == f"1 file in {tmp_path / 'masks'} left out, of no picture: b.png\n"
+    assert said == f"left out in {tmp_path / 'masks'}, of no picture: b.png\n"
 
 
 def test_folders_of_tools_are_read_where_ours_are_empty_or_missing(tmp_path):
@@ -219,4 +219,4 @@ def test_what_is_not_read_in_a_folder_of_pictures_is_named(tmp_path, capsys):
     (tmp_path / "pictures" / "day 2").mkdir()
     assert split_own(tmp_path) == [["a.jpg"], ["b.jpg"]]
     said = capsys.readouterr().out
-    assert said == f"3 files in {tmp_path / 'pictures'} left out, no pictures: c.gif, d, day 2\n"
+    assert said == f"left out in {tmp_path / 'pictures'}, not read: c.gif, d, day 2\n"

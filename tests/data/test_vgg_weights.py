@@ -115,3 +115,14 @@ def test_weights_that_are_damaged_inside_are_named(save, narrow_vgg, tmp_path):
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"damaged\.npz: cannot be read as VGG16 weights"):
         vgg_weights.read(str(path))
+
+
+def test_layers_of_other_shapes_are_named(narrow_vgg, tmp_path):
+    """Here a network of grey pictures."""
+    path = tmp_path / "grey.npz"
+    with np.load(narrow_vgg) as whole:
+        arrays = dict(whole)
+    arrays["block1_conv1/kernel"] = arrays["block1_conv1/kernel"][:, :, :1]
+    np.savez(path, **arrays)
+    with pytest.raises(UserError, match=r"block1_conv1 has a kernel of \[3, 3, 1, 4\]"):
+        vgg_weights.read(str(path))
