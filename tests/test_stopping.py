@@ -35,7 +35,7 @@ def test_a_second_signal_ends_the_program_at_once(number):
     )
     process.stdout.readline()
     process.send_signal(number)
-    while "after this step" not in process.stderr.readline():
+    while "what is done is kept" not in process.stderr.readline():
         pass
     assert process.poll() is None
     process.send_signal(number)

@@ -130,7 +130,7 @@ def refuse_what_cannot_be_written(form, output):
         raise UserError("export needs TensorFlow: unset KERAS_BACKEND")
     if (suffix := form.file_name.suffix) and output.suffix != suffix:
         raise UserError(f"{output}: expected a name that ends with {suffix}")
-    if output.is_dir() and any(output.iterdir()) and not (output / "saved_model.pb").is_file():
+    if output.is_dir() and not (output / "saved_model.pb").is_file():
         raise UserError(f"{output}: is a folder that holds something else; give another --output")
     if output.is_file() and not suffix:
         raise UserError(f"{output}: is a file; this format is a folder: give another --output")

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+import main
 import predict
 from roadseg import engine
 from roadseg.answering.network import Predictor
@@ -100,5 +101,7 @@ def test_predict_takes_what_the_run_notes(
     path = tmp_path / "run" / "settings.json"
     note = {"answering_precision": noted and {"chosen": noted}}
     write_json(path, read_json(path) | note)
+    built, build = [], main.build_network
+    monkeypatch.setattr(main, "build_network", lambda *a: built.append(a[-1]) or build(*a))
     predict.RoadFinder(tmp_path / "run", precision=given)
-    assert engine.keras.config.dtype_policy().name == used
+    assert built == [used]
