@@ -396,9 +396,10 @@ def run(arguments, stopping, team=ONE_DEVICE, changes=None):
     }
 
     def read_weights():
-        vgg, is_full = arguments.vgg, arguments.vgg == "full"
-        data_dir = arguments.data_dir
-        return vgg_weights.read(helper.maybe_download_pretrained_vgg(data_dir) if is_full else vgg)
+        vgg = arguments.vgg
+        if vgg == "full":
+            vgg = helper.maybe_download_pretrained_vgg(arguments.data_dir)
+        return vgg_weights.read(vgg)
 
     weights = team.first_then_others(read_weights)
     with contextlib.ExitStack() as lock, team.scope():

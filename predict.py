@@ -220,7 +220,7 @@ def predict_sources(arguments, stopping):
     needs_run = arguments.scale or arguments.thorough or arguments.precision != AUTO
     folder = find_network(arguments.run, needs_run)
     output = arguments.output or run_folder.output_folder(folder) / "predictions"
-    (sources, *left_out), faults = find_sources(arguments.paths, output), []
+    (sources, *left_out), faults = find_sources(arguments.paths, output, KINDS), []
     kinds = {name: KINDS[name] for name in arguments.save}
     refuse_unwritable(output)
     targets = plan_targets(sources, output, {name: kinds[name].lossless for name in kinds})
@@ -273,8 +273,8 @@ def tell_left_out(sources, others, made):
     """Say what was found and not answered: parts of the sources, other files, earlier outputs."""
     for note in itertools.chain.from_iterable(source.notes for source in sources):
         terminal.say(note)
-    terminal.say_left_out(others, "", "neither pictures nor videos")
-    terminal.say_left_out(made, "", "outputs of an earlier command")
+    terminal.say_left_out(others, "neither pictures nor videos")
+    terminal.say_left_out(made, "outputs of an earlier command")
 
 
 def read_frames(sources, every, tell_fault):

@@ -78,9 +78,10 @@ def progress(iterable=None, **options):
     return tqdm(iterable, mininterval=seconds, dynamic_ncols=True, **options)
 
 
-def say_left_out(paths, where, reason):
-    """Say what is left out, where and why; nothing if there are no paths."""
+def say_left_out(paths, reason, folder=None):
+    """Say what is left out, in which folder and why; nothing if there are no paths."""
     if paths:
+        where = f" in {folder}" if folder else ""
         say(f"left out{where}, {reason}: {listing([path.name for path in paths])}")
 
 

@@ -17,7 +17,7 @@ from roadseg.data.pictures import PICTURE_SUFFIXES, count_pictures, is_left_by_s
 from roadseg.errors import UserError
 
 SUFFIXES = (*PICTURE_SUFFIXES, *video.SUFFIXES)  # found in folders
-OUTPUT_NAME = r"_(overlay|mask|probability)\.(png|mp4|mkv)$"  # of KINDS of predict.py
+OUTPUT_SUFFIXES = (".png", *(codec.suffix for codec in video.CODECS.values()))
 
 
 @dataclass(frozen=True)
@@ -55,20 +55,24 @@ class Picture:
         yield lambda encoded, _: path.write_bytes(encoded)
 
 
-def find_sources(paths, output=None):
+def find_sources(paths, output=None, kinds=()):
     """Find pictures and videos.
 
     paths: files, folders with all below, globs, "camera:0", addresses of streams; output: folder of
-    outputs; those of an earlier command are left out, where it lies below what is looked through.
-    Returns (Pictures and Videos, files of folders that are neither, outputs that are left out). The
-    name of a source is the path below the folder given, or below the part of the glob that is no
-    pattern, without suffix where that is unique. Raises UserError for a path that matches nothing.
+    outputs of these kinds, names; those of an earlier command are left out, where it lies below
+    what is looked through. Returns (Pictures and Videos, files of folders that are neither, outputs
+    that are left out). The name of a source is the path below the folder given, or below the part
+    of the glob that is no pattern, without suffix where that is unique. Raises UserError for a path
+    that matches nothing.
     """
     found, others, made = {}, [], []
     for text in paths:
-        files = _find_files(text, output, others, made)
+        base, files = _find_files(text, others)
+        earlier = _earlier_outputs(files, base, output, kinds) if output else set()
+        made += sorted(earlier)
+        files = {file: _below(file, base) for file in files if file not in earlier}
         if not files and Path(text).is_dir():
-            earlier = " but outputs of earlier commands" if made else ""
+            earlier = " but outputs of earlier commands" if earlier else ""
             raise UserError(
                 f"{text}: holds neither pictures nor videos{earlier}; give another folder"
             )
@@ -89,46 +93,49 @@ def find_sources(paths, output=None):
     return sources, [path for path in dict.fromkeys(others) if path not in found], made
 
 
-def _find_files(text, output, others, made):
-    """Return {path: path below the folder given} of what the text matches.
+def _find_files(text, others):
+    """Return (the folder that is looked through, the files below it) of what the text matches.
 
-    others, made: lists that get files of a folder that are neither pictures nor videos, and outputs
-    of earlier commands.
+    Of a file, or an address, that is named itself the folder is None. others: list that gets files
+    of a folder that are neither pictures nor videos.
     """
     path = Path(text)
     if text.startswith((video.CAMERA, *video.STREAMS)):
-        return {text: Path(re.sub(r"[^\w-]+", "_", text).strip("_"))}
+        return None, [text]
     if path.is_file():
-        return {path: Path(path.name)}
-    base, found = path, []
+        return None, [path]
     if path.is_dir():
-        found = _pictures_below(path, others)
-    else:
-        base = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
-        matches = sorted(map(Path, glob.glob(text, recursive=True)), key=lambda match: match.parts)
-        for match in matches:
-            found += _pictures_below(match, others) if match.is_dir() else [match]
-        found = [file for file in found if not is_left_by_system(file.name)]
-        found = list({os.path.realpath(file): file for file in reversed(found)}.values())[::-1]
-    earlier = [file for file in found if output and _is_made(file, output, base)]
-    made += earlier
-    return {file: _below(file, base) for file in found if file not in earlier}
+        return path, _pictures_below(path, others)
+    base = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+    matches = sorted(map(Path, glob.glob(text, recursive=True)), key=lambda match: match.parts)
+    found = []
+    for match in matches:
+        found += _pictures_below(match, others) if match.is_dir() else [match]
+    found = [file for file in found if not is_left_by_system(file.name)]
+    # Once each: links may lead around in a circle.
+    return base, list({os.path.realpath(file): file for file in reversed(found)}.values())[::-1]
 
 
 def _below(file, base):
-    """Return the path of a file below a folder; its name alone where it does not lie there."""
-    relative = file.relative_to(base)
+    """Return the path of a file below a folder, or its name; of an address, text, its letters."""
+    if isinstance(file, str):
+        return Path(re.sub(r"[^\w-]+", "_", file).strip("_"))
+    relative = file.relative_to(base or file.parent)
     return Path(file.name) if ".." in relative.parts else relative
 
 
-def _is_made(file, output, base):
-    """Return whether a file is an output of an earlier command.
+def _earlier_outputs(files, base, output, kinds):
+    """Return the set of the files that an earlier command has made in its output folder.
 
-    Where base, the folder that is looked through, is the output folder itself it is none.
+    Where that is the folder that is looked through, or no folder is, there are none.
     """
     folder = os.path.realpath(output)
-    is_below = Path(os.path.realpath(file)).is_relative_to(folder)
-    return is_below and folder != os.path.realpath(base) and re.search(OUTPUT_NAME, file.name)
+    if base is None or folder == os.path.realpath(base):
+        return set()
+    suffixes = "|".join(map(re.escape, OUTPUT_SUFFIXES))
+    name = re.compile(rf"_({'|'.join(kinds)})({suffixes})$")
+    named = (file for file in files if name.search(file.name))
+    return {file for file in named if Path(os.path.realpath(file)).is_relative_to(folder)}
 
 
 def _pictures_below(folder, others):

@@ -244,22 +244,23 @@ class Newest:
     """
 
     def __init__(self, items, seconds):
-        self.items, (self.seconds, self.seconds_later), self.dropped = items, seconds, 0
+        self.items, self.seconds, self.dropped = items, seconds, 0
         self.slot, self.changed, self.error = [], threading.Condition(), None
         self.is_open = True
 
     def __iter__(self):
         thread = threading.Thread(target=self._read, daemon=True)
         thread.start()
+        limit, later = self.seconds
         try:
             while True:
                 with self.changed:
-                    if not self.changed.wait_for(self._is_ready, self.seconds):
-                        raise TimeoutError(f"{self.seconds:g}")
+                    if not self.changed.wait_for(self._is_ready, limit):
+                        raise TimeoutError(f"{limit:g}")
                     if not self.slot:
                         break
                     item = self.slot.pop()
-                self.seconds = self.seconds_later
+                limit = later
                 yield item
         finally:
             self.is_open = False
@@ -317,34 +318,31 @@ class VideoWriter:
         context.color_primaries = context.color_trc = frame.colorspace
 
     def __enter__(self):
-        def write(encoded, frame):
-            with _as_disk_error():
-                write_frame(encoded, frame)
+        return self.write
 
-        def write_frame(encoded, frame):
-            context = self.stream.codec_context
-            if not context.is_open:
-                self._set_up(context, encoded)
-            elif (encoded.height, encoded.width) != (context.height, context.width):
-                size = {"width": context.width, "height": context.height}
-                encoded = encoded.reformat(
-                    **size, interpolation="POINT"
-                )  # class numbers must not be mixed
-            encoded.pts, encoded.duration = frame.pts, frame.duration or 0
-            encoded.time_base = self.source.time_base
-            self.container.mux(self.stream.encode(encoded))
-            self.seconds = float(frame.pts * self.source.time_base)
-            if self.sound:
-                self.sound.copy_until(self.seconds, self.container)
+    @_as_disk_error()
+    def write(self, encoded, frame):
+        """Write an av.VideoFrame at the time of the source's frame. Raises OSError."""
+        context = self.stream.codec_context
+        if not context.is_open:
+            self._set_up(context, encoded)
+        elif (encoded.height, encoded.width) != (context.height, context.width):
+            size = {"width": context.width, "height": context.height}
+            # Class numbers must not be mixed.
+            encoded = encoded.reformat(**size, interpolation="POINT")
+        encoded.pts, encoded.duration = frame.pts, frame.duration or 0
+        encoded.time_base = self.source.time_base
+        self.container.mux(self.stream.encode(encoded))
+        self.seconds = float(frame.pts * self.source.time_base)
+        if self.sound:
+            self.sound.copy_until(self.seconds, self.container)
 
-        return write
-
+    @_as_disk_error()
     def __exit__(self, kind, *_):
-        with _as_disk_error():
-            try:
-                if self.stream.codec_context.is_open and kind is None:
-                    self.container.mux(self.stream.encode(None))
-                    if self.sound:
-                        self.sound.copy_until(self.seconds + 1 / self.source.rate, self.container)
-            finally:
-                self.container.close()
+        try:
+            if self.stream.codec_context.is_open and kind is None:
+                self.container.mux(self.stream.encode(None))
+                if self.sound:
+                    self.sound.copy_until(self.seconds + 1 / self.source.rate, self.container)
+        finally:
+            self.container.close()

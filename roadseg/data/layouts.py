@@ -188,7 +188,7 @@ def list_pictures(folder, expected, pattern="*"):
 def _say_left_out(paths, folder, reason):
     """Say which paths are left out, but for what systems leave."""
     paths = [path for path in sorted(paths) if not is_left_by_system(path.name)]
-    terminal.say_left_out(paths, f" in {folder}", reason)
+    terminal.say_left_out(paths, reason, folder)
 
 
 def _check_labels(samples):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import predict
 from roadseg.answering import sources
 from roadseg.errors import UserError
 from tests.small import HERE, run_predict
@@ -28,7 +29,7 @@ def test_globs_go_through_folders(album, tmp_path, monkeypatch):
         ([f"{album}/b*/w*"], {f"{album}/below/wide.png": "below/wide"}),
         (["out"], {"out/more/wide_overlay.png": "more/wide_overlay"}),
     ):
-        found, *_ = sources.find_sources(texts, Path("out"))
+        found, *_ = sources.find_sources(texts, Path("out"), predict.KINDS)
         assert {str(source.path): source.name for source in found} == names
 
 
@@ -40,14 +41,16 @@ def test_outputs_of_an_earlier_command_are_left_out(album, monkeypatch):
         Image.new("RGB", (3, 2)).save(album / name)
     (album / "itself").symlink_to(album)
     for text in (".", "*", "**/*", str(album), f"{album}/../album/**"):
-        found, _, made = sources.find_sources([text], Path("out"))
+        found, _, made = sources.find_sources([text], Path("out"), predict.KINDS)
         names = [source.name.removeprefix("itself/") for source in found]
         assert {"wide", "out/own", "below/wide"} <= set(names) and len(names) == len(set(names))
         assert not any("_" in name for name in names) and len(made) == 2
-    found, _, made = sources.find_sources(["out"], Path("out"))
+    found, _, made = sources.find_sources(["out"], Path("out"), predict.KINDS)
     assert len(found) == 3 and not made
+    found, _, made = sources.find_sources(["out/deep/wide_mask.png"], Path("out"), predict.KINDS)
+    assert len(found) == 1 and not made
     with pytest.raises(UserError, match="neither pictures nor videos but outputs of earlier"):
-        sources.find_sources(["out/deep"], Path("out/deep/../../out"))
+        sources.find_sources(["out/deep"], Path("out"), predict.KINDS)
 
 
 def test_what_a_glob_finds_elsewhere_is_named_by_its_file(album, monkeypatch):
