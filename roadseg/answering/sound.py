@@ -9,6 +9,7 @@ except ImportError:  # pictures are answered without it
     av = None
 
 RESTART_SECONDS = 0.3  # times that fall by more begin anew, as in files that were joined
+JUMP_SECONDS = 1.0  # sound that is so long after the last picture was not meant to be there
 
 
 class Sound:
@@ -38,7 +39,7 @@ class Sound:
         while (packet := self.next or self._read()) is not None:
             self.next = packet
             if packet.pts is not None:
-                heard = float(packet.pts * packet.time_base) - self.source.start_seconds
+                heard = self._time_of(packet)
                 if heard > seconds:
                     return
                 if heard < self.heard[packet.stream.index] - RESTART_SECONDS:
@@ -53,6 +54,16 @@ class Sound:
                     with self._telling():
                         container.mux(packet)
             self.next = None
+
+    def finish(self, seconds, container):
+        """Copy the rest up to the end of the pictures; tell what a damaged time hid."""
+        self.copy_until(seconds, container)
+        if self.next is not None and (heard := self._time_of(self.next)) > seconds + JUMP_SECONDS:
+            last = self.heard[self.next.stream.index]
+            self._tell(f"jumps to {heard:.1f} s: it is left out from {last:.1f} s on")
+
+    def _time_of(self, packet):
+        return float(packet.pts * packet.time_base) - self.source.start_seconds
 
     def _read(self):
         with self._telling():

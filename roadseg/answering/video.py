@@ -343,6 +343,6 @@ class VideoWriter:
             if self.stream.codec_context.is_open and kind is None:
                 self.container.mux(self.stream.encode(None))
                 if self.sound:
-                    self.sound.copy_until(self.seconds + 1 / self.source.rate, self.container)
+                    self.sound.finish(self.seconds + 1 / self.source.rate, self.container)
         finally:
             self.container.close()

@@ -88,6 +88,22 @@ def test_a_damaged_sound_costs_a_part_of_it_alone(trained, frames, tmp_path, cap
     assert heard[-1] > 2.2
 
 
+def test_a_sound_whose_time_jumps_ahead_is_told(trained, frames, tmp_path, capsys):
+    """From 0.5 s on it would be heard an hour later."""
+    path = write_sound_film(tmp_path / "whole.mkv", 2 * [frame[:30, :44] for frame in frames])
+    with av.open(str(path)) as whole, av.open(str(tmp_path / "a.mkv"), "w") as jumping:
+        streams = [jumping.add_stream_from_template(stream) for stream in whole.streams]
+        for packet in whole.demux():
+            if packet.size:
+                packet.stream = streams[packet.stream.index]
+                if packet.stream.type == "audio" and packet.pts > 500:
+                    packet.pts = packet.dts = packet.pts + 3_600_000
+                jumping.mux(packet)
+    assert run_predict(trained, tmp_path / "a.mkv", "--output", tmp_path) == 0
+    assert "its sound jumps to 3600.5 s: it is left out from 0.5 s on" in capsys.readouterr().out
+    assert len(read_video(tmp_path / "a_overlay.mp4")[0]) == 24
+
+
 def test_a_sound_without_a_packet_is_told(trained, frames, tmp_path, capsys):
     path = write_sound_film(tmp_path / "a.ts", [f[:30, :44] for f in frames], is_mute=True)
     assert run_predict(trained, path, "--output", tmp_path) == 0
