@@ -380,7 +380,6 @@ def run(arguments, stopping, team=ONE_DEVICE, changes=None):
     split = plan.choose_pictures(data_set, root, arguments.seed, arguments.limit)
     image_shape = arguments.image_shape or data_set.image_shape
     data_set = with_shapes(data_set, split.training, image_shape)
-    recipe = replace(RECIPE, **(data_set.recipe | (changes or {})))
     files = {}
 
     def check_data():
@@ -389,7 +388,6 @@ def run(arguments, stopping, team=ONE_DEVICE, changes=None):
         return data_digest(files)
 
     settings = plan.complete_settings(arguments, used, data_set) | {
-        "recipe": asdict(recipe),
         "labels": data_set.label_note(split.labelled, root),
         "labels_are_official": data_set.has_official_labels(split.labelled),
         "data_digest": team.from_first(check_data),
@@ -402,6 +400,9 @@ def run(arguments, stopping, team=ONE_DEVICE, changes=None):
         return vgg_weights.read(vgg)
 
     weights = team.first_then_others(read_weights)
+    head = {"head_channels": weights["fc6"][0].shape[-1]} if "fc6" in weights else {}
+    recipe = replace(RECIPE, **(data_set.recipe | (changes or {}) | head))
+    settings["recipe"] = asdict(recipe)
     with contextlib.ExitStack() as lock, team.scope():
         folder, decided = team.from_first(
             lambda: plan.open_folder(settings, lock, data_set, team, files, split.training)

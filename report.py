@@ -6,8 +6,8 @@ python report.py RUN          writes RUN/report.html, one file, usable offline
 import argparse
 import sys
 
+from roadseg.answering import runtimes
 from roadseg.command_line import exit_status
-from roadseg.page import report
 from roadseg.training import run_folder
 
 
@@ -18,10 +18,18 @@ def parse_arguments(arguments=None):
     return parser.parse_args(arguments)
 
 
+def write(run):
+    """Write a run's report; run: as on the command line. Returns its path."""
+    folder = run_folder.find_run(run)
+    runtimes.refuse_missing(("imageio", "h5py", "jinja2"), "requirements.txt")
+    from roadseg.page import report  # which needs them
+
+    return report.write(folder)
+
+
 def main(arguments=None):
     """Run from the command line. Returns the exit status."""
-    run = parse_arguments(arguments).run
-    return exit_status(lambda _: print(report.write(run_folder.find_run(run))))
+    return exit_status(lambda _: print(write(parse_arguments(arguments).run)))
 
 
 if __name__ == "__main__":

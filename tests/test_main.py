@@ -41,6 +41,7 @@ def test_a_whole_run_writes_its_folder(trained, drawn):
     assert "not the 289 of KITTI Road" in result["labels"]
     settings = read_json(trained / "settings.json")
     assert settings["image_shape"] == [32, 96] and settings["seed"] == 0
+    assert settings["recipe"]["head_channels"] == 8  # those of the weights it started from
 
 
 def test_a_whole_run_goes_on_with_the_same_command(

@@ -86,7 +86,8 @@ def test_globs_and_files_go_to_the_runs_folder_and_nothing_is_overwritten(
     (album / "empty").mkdir()
     assert run_predict(trained, album / "empty") == 2
     assert "empty: holds neither pictures nor videos" in error_line(capsys)
-    twins = (album / "wide.png", album / "below" / "wide.png")
+    shutil.copytree(album / "below", tmp_path / "below")
+    twins = (tmp_path / "below" / "wide.png", album / "below" / "wide.png")
     assert run_predict(trained, *twins, "--output", tmp_path / "out") == 2
     assert "would be written there" in error_line(capsys) and not (tmp_path / "out").exists()
 

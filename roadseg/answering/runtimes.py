@@ -175,7 +175,7 @@ def open_exported(path):
     UserError where its runtime is missing, it is damaged, or this program did not write it.
     """
     runtime = RUNTIMES[path.suffix]
-    refuse_missing((runtime.module,), "requirements-predict.txt")
+    refuse_missing((runtime.module,))
     try:
         loaded = runtime.load(path)
         answer = runtime.answer(loaded)
@@ -198,11 +198,14 @@ def on_whole_numbers(answer):
     return lambda pictures: answer(pictures.astype(np.uint8))
 
 
-def refuse_missing(modules, requirements):
-    """Raise UserError that names the packages of modules that are not installed."""
+def refuse_missing(modules, requirements=None):
+    """Raise UserError that names the packages of modules that are not installed.
+
+    requirements: file that brings them, if one does.
+    """
     absent = [module for module in modules if not importlib.util.find_spec(module)]
     if missing := [module.replace("_", "-") for module in absent]:
+        file = f"-r {requirements}, or pip install " if requirements else ""
         raise UserError(
-            f"this needs {' and '.join(missing)}: pip install -r {requirements}, or "
-            f"pip install {' '.join(missing)}"
+            f"this needs {' and '.join(missing)}: pip install {file}{' '.join(missing)}"
         )

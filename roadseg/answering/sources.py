@@ -61,16 +61,15 @@ def find_sources(paths, output=None, kinds=()):
     paths: files, folders with all below, globs, "camera:0", addresses of streams; output: folder of
     outputs of these kinds, names; those of an earlier command are left out, where it lies below
     what is looked through. Returns (Pictures and Videos, files of folders that are neither, outputs
-    that are left out). The name of a source is the path below the folder given, or below the part
-    of the glob that is no pattern, without suffix where that is unique. Raises UserError for a path
-    that matches nothing.
+    that are left out). The name of a source is the shortest of `_names` that no other one has, if
+    any. Raises UserError for a path that matches nothing.
     """
     found, others, made = {}, [], []
     for text in paths:
         base, files = _find_files(text, others)
         earlier = _earlier_outputs(files, base, output, kinds) if output else set()
         made += sorted(earlier)
-        files = {file: _below(file, base) for file in files if file not in earlier}
+        files = {file: _names(file, base) for file in files if file not in earlier}
         if not files and Path(text).is_dir():
             earlier = " but outputs of earlier commands" if earlier else ""
             raise UserError(
@@ -82,13 +81,12 @@ def find_sources(paths, output=None, kinds=()):
                 "address, or camera:0"
             )
         found |= files
-    names = [relative.with_suffix("").as_posix() for relative in found.values()]
-    count = collections.Counter(names)
+    counts = collections.Counter(itertools.chain.from_iterable(map(set, found.values())))
     sources = [
         (video.Video if is_video(path) else Picture)(
-            path, name if count[name] == 1 else relative.as_posix()
+            path, next((name for name in names if counts[name] == 1), names[0])
         )
-        for (path, relative), name in zip(found.items(), names, strict=True)
+        for path, names in found.items()
     ]
     return sources, [path for path in dict.fromkeys(others) if path not in found], made
 
@@ -116,12 +114,20 @@ def _find_files(text, others):
     return base, list({os.path.realpath(file): file for file in reversed(found)}.values())[::-1]
 
 
-def _below(file, base):
-    """Return the path of a file below a folder, or its name; of an address, text, its letters."""
+def _names(file, base):
+    """Return the names that a source may have, the shortest first; of an address, its letters.
+
+    The path below the folder given, or below the part of the glob that is no pattern: without and
+    with suffix, then both with that folder's name before it.
+    """
     if isinstance(file, str):
-        return Path(re.sub(r"[^\w-]+", "_", file).strip("_"))
-    relative = file.relative_to(base or file.parent)
-    return Path(file.name) if ".." in relative.parts else relative
+        return [re.sub(r"[^\w-]+", "_", file).strip("_")]
+    folder = base or file.parent
+    short = file.relative_to(folder)
+    if ".." in short.parts:
+        short = Path(file.name)
+    long = os.path.basename(os.path.abspath(folder)) / short
+    return [p.as_posix() for p in (short.with_suffix(""), short, long.with_suffix(""), long)]
 
 
 def _earlier_outputs(files, base, output, kinds):

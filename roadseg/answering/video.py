@@ -128,7 +128,7 @@ class Video:
         finally:
             if count := newest.dropped:
                 self.notes.append(
-                    f"{self.path}: {counted(count, 'frame')} came too fast and left out"
+                    f"{self.path}: {counted(count, 'frame')} came too fast and were left out"
                 )
 
     def _frames(self):

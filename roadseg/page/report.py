@@ -4,6 +4,7 @@ import base64
 import json
 from pathlib import Path
 
+from roadseg.data import vgg_weights
 from roadseg.data.datasets import FCN_8S, row_of
 from roadseg.errors import UserError
 from roadseg.files import read_json, write_text
@@ -46,6 +47,7 @@ def write(folder):
         title=row.title if row else "A run",
         stride=32 >> len(run_folder.recipe_of(settings).get("skips", FCN_8S)),
         settings=settings,
+        weights=vgg_weights.KINDS,
         shapes=shapes,
         settings_texts={name: json.dumps(value) for name, value in settings.items()},
         epochs=len(rows),

@@ -306,7 +306,7 @@ def tell(row, epochs, is_best):
     best = ", the best so far" if is_best else ""
     terminal.say(
         f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}, validation loss "
-        f"{row['val_loss']:.4f}, IoU {row['val_iou']:.2f}, {f1}{row['seconds']:.0f} s{best}"
+        f"{row['val_loss']:.4f}, mean IoU {row['val_iou']:.2f}, {f1}{row['seconds']:.0f} s{best}"
     )
 
 

@@ -53,6 +53,20 @@ def test_outputs_of_an_earlier_command_are_left_out(album, monkeypatch):
         sources.find_sources(["out/deep"], Path("out"), predict.KINDS)
 
 
+def test_drives_with_the_same_names_stay_apart(album, monkeypatch):
+    """By their folders, where the names alone would not."""
+    monkeypatch.chdir(album)
+    for name in ("one/0.png", "one/1.png", "two/0.png", "two/0.jpg", "two/deep/0.png"):
+        (album / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (3, 2)).save(album / name)
+    expected = ("one/0", "1", "0.jpg", "two/0.png", "deep/0")
+    for texts in (["one", "two"], ["one/*", "two"], [f"{album}/two/../one", f"{album}/two"]):
+        found, *_ = sources.find_sources(texts)
+        assert sorted(source.name for source in found) == sorted(expected)
+    found, *_ = sources.find_sources(["one/0.png", "two/0.png"])
+    assert [source.name for source in found] == ["one/0", "two/0"]
+
+
 def test_what_a_glob_finds_elsewhere_is_named_by_its_file(album, monkeypatch):
     """So that its outputs stay in their folder."""
     monkeypatch.chdir(album / "below")

@@ -4,6 +4,8 @@ import html.parser
 import json
 import re
 import shutil
+import subprocess
+import sys
 import urllib.parse
 
 import numpy as np
@@ -13,7 +15,7 @@ import report
 from roadseg.data.datasets import DATASETS
 from roadseg.page import report as page_of
 from roadseg.scoring.metrics import class_scores
-from tests.small import error_line
+from tests.small import HERE, WITHOUT_KERAS, error_line
 
 
 class PageReader(html.parser.HTMLParser):
@@ -160,9 +162,22 @@ def test_the_report_names_every_shape_in_training(tmp_path):
     assert "pictures of 32x128 and 64x96 pixels" in page_of.write(tmp_path).read_text()
 
 
+def test_a_missing_package_of_the_report_is_told_in_one_line(trained):
+    code = f"{WITHOUT_KERAS}, report; sys.exit(report.main([{str(trained)!r}]))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("this needs imageio and h5py and jinja2: pip install -r req")
+
+
 def test_the_report_warns_of_drawn_scenes(tmp_path):
-    (tmp_path / "settings.json").write_text('{"dataset": "synthetic", "labels": "drawn"}')
-    assert "never seen a real street" in page_of.write(tmp_path).read_text()
+    """Other words where training began with a network that knows real ones, and its licence."""
+    settings = {"dataset": "synthetic", "labels": "drawn"}
+    for start, has_seen in ({}, False), ({"vgg": "conv"}, False), ({"vgg": "a/best.h5"}, True):
+        (tmp_path / "settings.json").write_text(json.dumps(settings | start))
+        page = page_of.write(tmp_path).read_text()
+        assert ("never seen a real street" in page) == (not has_seen)
+        assert ("It started from a/best.h5, whose licence" in page) == has_seen
+        assert ("no score here is of a real street" in page) == has_seen
 
 
 def open_report(browser, width, folder):
