@@ -19,12 +19,11 @@ import numpy as np
 
 import predict
 from roadseg import terminal
-from roadseg.answering import runtimes
 from roadseg.answering.sources import plan_targets
 from roadseg.answering.video import Video
 from roadseg.command_line import HelpFormatter, add_run, at_least, exit_status
 from roadseg.data.pictures import read_image
-from roadseg.errors import UserError
+from roadseg.errors import UserError, refuse_missing
 from roadseg.stopping import Stopping
 
 USUAL_SHAPES = ((480, 640), (375, 1242))  # answered once before: the first answer is slow
@@ -137,7 +136,7 @@ def launch(page, host, port):
 def serve(arguments, stopping):
     """Show the page until Ctrl-C."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    runtimes.refuse_missing(("gradio",), "requirements-demo.txt")
+    refuse_missing(("gradio",), "requirements-demo.txt")
     finder = predict.load(arguments.run)
     for shape in USUAL_SHAPES:
         finder(np.zeros((*shape, 3), np.uint8))

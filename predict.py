@@ -43,7 +43,7 @@ from roadseg.command_line import (
 )
 from roadseg.data.datasets import row_of
 from roadseg.data.pictures import WORKERS, map_ahead, resample, resize, scaled_shape
-from roadseg.errors import FaultyPicturesError, UserError
+from roadseg.errors import FaultyPicturesError, UserError, refuse_missing
 from roadseg.files import read_json, refuse_unwritable, written_whole
 from roadseg.training import run_folder
 
@@ -155,7 +155,7 @@ def open_run(folder, precision):
     """
     # Without them importing `engine` would end the process, also of who calls `load`.
     engine_module = os.environ.get("KERAS_BACKEND", "tensorflow")
-    runtimes.refuse_missing(("keras", engine_module), "requirements.txt")
+    refuse_missing(("keras", engine_module), "requirements.txt")
     from main import load_run  # brings Keras, which an exported network does without
     from roadseg import engine
 

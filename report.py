@@ -6,8 +6,8 @@ python report.py RUN          writes RUN/report.html, one file, usable offline
 import argparse
 import sys
 
-from roadseg.answering import runtimes
 from roadseg.command_line import exit_status
+from roadseg.errors import refuse_missing
 from roadseg.training import run_folder
 
 
@@ -21,7 +21,7 @@ def parse_arguments(arguments=None):
 def write(run):
     """Write a run's report; run: as on the command line. Returns its path."""
     folder = run_folder.find_run(run)
-    runtimes.refuse_missing(("imageio", "h5py", "jinja2"), "requirements.txt")
+    refuse_missing(("imageio", "h5py", "jinja2"), "requirements.txt")
     from roadseg.page import report  # which needs them
 
     return report.write(folder)

@@ -1,5 +1,6 @@
-"""Errors that the user can fix, each class with its exit status."""
+"""Errors that the user can fix, each class with its exit status; a check that raises one."""
 
+import importlib.util
 import signal
 
 
@@ -46,3 +47,16 @@ class StopRequest(BaseException):
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.number = number
         self.exit_status = 128 + number
+
+
+def refuse_missing(modules, requirements=None):
+    """Raise UserError that names the packages of modules that are not installed.
+
+    requirements: file that brings them, if one does.
+    """
+    absent = [module for module in modules if not importlib.util.find_spec(module)]
+    if missing := [module.replace("_", "-") for module in absent]:
+        file = f"-r {requirements}, or pip install " if requirements else ""
+        raise UserError(
+            f"this needs {' and '.join(missing)}: pip install {file}{' '.join(missing)}"
+        )

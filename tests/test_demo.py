@@ -16,7 +16,6 @@ from PIL import Image
 
 import demo
 import predict
-from roadseg.answering import runtimes
 from roadseg.data.pictures import read_image
 from tests.small import HERE, error_line, words, write_video
 
@@ -122,6 +121,6 @@ def test_an_absent_run_and_a_taken_port_are_told_in_one_line(ready, free_port, c
 
 
 def test_without_gradio_one_line_says_what_to_install(monkeypatch, capsys):
-    monkeypatch.setattr(runtimes.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     assert demo.main([]) == 2
     assert "pip install -r requirements-demo.txt" in error_line(capsys)

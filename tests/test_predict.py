@@ -1,6 +1,7 @@
 """predict.py answers pictures of every kind in their own size."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from PIL import Image
 import main
 import predict
 from roadseg import stopping
-from roadseg.answering import runtimes, sources
+from roadseg.answering import sources
 from roadseg.answering.painting import to_confidence
 from roadseg.answering.predictor import Enlarged
 from roadseg.data.pictures import bytes_of, read_image, read_numbers, resample
@@ -303,7 +304,7 @@ def test_what_only_a_run_can_do_is_asked_of_the_run(trained, album, tmp_path, mo
 
 
 def test_a_run_without_keras_is_told_in_one_line(trained, album, monkeypatch, capsys):
-    monkeypatch.setattr(runtimes.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert run_predict(trained, album / "dot.png") == 2
     assert "this needs keras and tensorflow: pip install -r requ" in error_line(capsys)
     assert run_predict(trained / "none.onnx", album / "dot.png") == 2

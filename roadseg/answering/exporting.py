@@ -13,7 +13,7 @@ import numpy as np
 from roadseg.answering import runtimes
 from roadseg.answering.network import with_probabilities
 from roadseg.engine import keras
-from roadseg.errors import UserError, WrongAnswerError
+from roadseg.errors import UserError, WrongAnswerError, refuse_missing
 from roadseg.files import refuse_unwritable
 from roadseg.terminal import counted
 
@@ -135,7 +135,7 @@ def refuse_what_cannot_be_written(form, output):
     if output.is_file() and not suffix:
         raise UserError(f"{output}: is a file; this format is a folder: give another --output")
     refuse_unwritable(output.parent)
-    runtimes.refuse_missing(form.modules, "requirements-export.txt")
+    refuse_missing(form.modules, "requirements-export.txt")
 
 
 def refuse_several_shapes(name, image_shapes):

@@ -11,7 +11,7 @@ import logging
 import numpy as np
 
 from roadseg.answering import runtimes
-from roadseg.errors import UserError
+from roadseg.errors import UserError, refuse_missing
 
 FLOAT32, FLOAT16, INT8 = "float32", "float16", "int8"
 PRECISIONS = (FLOAT32, FLOAT16, INT8)
@@ -131,4 +131,4 @@ def refuse_what_cannot_be_rounded(form, precision):
     if (form, precision) not in ROUND:
         known = " and ".join(sorted({name for name, _ in ROUND}))
         raise UserError(f"--precision {precision}: {form} has float32 alone; {known} have it")
-    runtimes.refuse_missing(MODULES.get((form, precision), ()), "requirements-export.txt")
+    refuse_missing(MODULES.get((form, precision), ()), "requirements-export.txt")

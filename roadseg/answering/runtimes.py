@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from roadseg.errors import UserError
+from roadseg.errors import UserError, refuse_missing
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime would report to its maker
 
@@ -196,16 +196,3 @@ def open_exported(path):
 def on_whole_numbers(answer):
     """Make a function that takes pictures of any dtype, as `Predictor` does, of one for uint8."""
     return lambda pictures: answer(pictures.astype(np.uint8))
-
-
-def refuse_missing(modules, requirements=None):
-    """Raise UserError that names the packages of modules that are not installed.
-
-    requirements: file that brings them, if one does.
-    """
-    absent = [module for module in modules if not importlib.util.find_spec(module)]
-    if missing := [module.replace("_", "-") for module in absent]:
-        file = f"-r {requirements}, or pip install " if requirements else ""
-        raise UserError(
-            f"this needs {' and '.join(missing)}: pip install {file}{' '.join(missing)}"
-        )

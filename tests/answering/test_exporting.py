@@ -326,7 +326,7 @@ def test_the_ready_network_is_exported_into_the_current_folder(ready, tmp_path, 
 
 
 def test_a_missing_package_is_named(trained, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(runtimes.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert run_export(trained, "--format", "litert", "--output", tmp_path / "a.tflite") == 2
     assert "pip install ai-edge-litert" in error_line(capsys)
     assert not list(tmp_path.iterdir())
