@@ -61,8 +61,7 @@ def find_sources(paths, output=None, kinds=()):
     paths: files, folders with all below, globs, "camera:0", addresses of streams; output: folder of
     outputs of these kinds, names; those of an earlier command are left out, where it lies below
     what is looked through. Returns (Pictures and Videos, files of folders that are neither, outputs
-    that are left out). The name of a source is the shortest of `_names` that no other one has, if
-    any. Raises UserError for a path that matches nothing.
+    that are left out). Raises UserError for a path that matches nothing.
     """
     found, others, made = {}, [], []
     for text in paths:
@@ -81,12 +80,9 @@ def find_sources(paths, output=None, kinds=()):
                 "address, or camera:0"
             )
         found |= files
-    counts = collections.Counter(itertools.chain.from_iterable(map(set, found.values())))
     sources = [
-        (video.Video if is_video(path) else Picture)(
-            path, next((name for name in names if counts[name] == 1), names[0])
-        )
-        for path, names in found.items()
+        (video.Video if is_video(path) else Picture)(path, name)
+        for path, name in zip(found, _shortest_names(found.values()), strict=True)
     ]
     return sources, [path for path in dict.fromkeys(others) if path not in found], made
 
@@ -115,19 +111,33 @@ def _find_files(text, others):
 
 
 def _names(file, base):
-    """Return the names that a source may have, the shortest first; of an address, its letters.
+    """Return two names that a source may have, Paths.
 
-    The path below the folder given, or below the part of the glob that is no pattern: without and
-    with suffix, then both with that folder's name before it.
+    The path below the folder given, or below the part of the glob that is no pattern; and the same
+    with that folder's name before it, for all where the first would not do. Of an address: its
+    letters.
     """
     if isinstance(file, str):
-        return [re.sub(r"[^\w-]+", "_", file).strip("_")]
+        return 2 * [Path(re.sub(r"[^\w-]+", "_", file).strip("_"))]
     folder = base or file.parent
     short = file.relative_to(folder)
     if ".." in short.parts:
         short = Path(file.name)
-    long = os.path.basename(os.path.abspath(folder)) / short
-    return [p.as_posix() for p in (short.with_suffix(""), short, long.with_suffix(""), long)]
+    return short, os.path.basename(os.path.abspath(folder)) / short
+
+
+def _shortest_names(choices):
+    """Choose what tells sources apart; choices: the `_names` of each. Returns texts."""
+    short, long = map(_with_suffix_where_needed, zip(*choices, strict=True))
+    return short if len(set(short)) == len(short) else long
+
+
+def _with_suffix_where_needed(names):
+    """Return the Paths as texts, without suffixes but where they tell two apart."""
+    bare = [name.with_suffix("") for name in names]
+    count = collections.Counter(bare)
+    pairs = zip(bare, names, strict=True)
+    return [(stem if count[stem] == 1 else whole).as_posix() for stem, whole in pairs]
 
 
 def _earlier_outputs(files, base, output, kinds):

@@ -59,7 +59,7 @@ def test_drives_with_the_same_names_stay_apart(album, monkeypatch):
     for name in ("one/0.png", "one/1.png", "two/0.png", "two/0.jpg", "two/deep/0.png"):
         (album / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (3, 2)).save(album / name)
-    expected = ("one/0", "1", "0.jpg", "two/0.png", "deep/0")
+    expected = ("one/0", "one/1", "two/0.jpg", "two/0.png", "two/deep/0")
     for texts in (["one", "two"], ["one/*", "two"], [f"{album}/two/../one", f"{album}/two"]):
         found, *_ = sources.find_sources(texts)
         assert sorted(source.name for source in found) == sorted(expected)
