@@ -21,7 +21,7 @@ def parse_arguments(arguments=None):
 def write(run):
     """Write a run's report; run: as on the command line. Returns its path."""
     folder = run_folder.find_run(run)
-    refuse_missing(("imageio", "h5py", "jinja2"), "requirements.txt")
+    refuse_missing(("imageio", "scipy", "h5py", "jinja2"), "requirements.txt")
     from roadseg.page import report  # which needs them
 
     return report.write(folder)

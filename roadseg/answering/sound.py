@@ -1,6 +1,5 @@
 """Copy the sound of a video beside what is made of its pictures."""
 
-import collections
 import contextlib
 
 try:
@@ -18,7 +17,7 @@ class Sound:
     def __init__(self, source, container):
         """source: Video that is being read; container: to write to."""
         self.source, self.next, self.packets = source, None, iter(())
-        self.heard = collections.Counter()  # seconds of each stream
+        self.heard, self.end = {}, 0.0  # seconds: of each stream's last packet; where sound ends
         if not source.is_file:
             return
         self.input, self.copies = av.open(str(source.path), metadata_errors="replace"), {}
@@ -42,11 +41,12 @@ class Sound:
                 heard = self._time_of(packet)
                 if heard > seconds:
                     return
-                if heard < self.heard[packet.stream.index] - RESTART_SECONDS:
+                if heard < self.heard.get(packet.stream.index, heard) - RESTART_SECONDS:
                     self._tell("begins anew, as in files that were joined: the rest is left out")
                     self.next, self.packets = None, iter(())
                     return
                 self.heard[packet.stream.index] = heard
+                self.end = max(self.end, heard + float((packet.duration or 0) * packet.time_base))
                 shift = round(self.source.start_seconds / packet.time_base)
                 packet.pts, packet.dts = packet.pts - shift, (packet.dts or packet.pts) - shift
                 packet.stream = self.copies[packet.stream.index]
@@ -58,9 +58,10 @@ class Sound:
     def finish(self, seconds, container):
         """Copy the rest up to the end of the pictures; tell what a damaged time hid."""
         self.copy_until(seconds, container)
-        if self.next is not None and (heard := self._time_of(self.next)) > seconds + JUMP_SECONDS:
-            last = self.heard[self.next.stream.index]
-            self._tell(f"jumps to {heard:.1f} s: it is left out from {last:.1f} s on")
+        if self.next is not None:
+            expected = max(seconds, self.end, self.source.expected / self.source.rate)
+            if (heard := self._time_of(self.next)) > expected + JUMP_SECONDS:
+                self._tell(f"goes from {self.end:.1f} to {heard:.1f} s: the rest is left out")
 
     def _time_of(self, packet):
         return float(packet.pts * packet.time_base) - self.source.start_seconds

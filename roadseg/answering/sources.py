@@ -105,7 +105,7 @@ def _find_files(text, others):
     found = []
     for match in matches:
         found += _pictures_below(match, others) if match.is_dir() else [match]
-    found = [file for file in found if not is_left_by_system(file.name)]
+    found = [file for file in found if os.path.exists(file) and not is_left_by_system(file.name)]
     # Once each: links may lead around in a circle.
     return base, list({os.path.realpath(file): file for file in reversed(found)}.values())[::-1]
 
@@ -114,8 +114,8 @@ def _names(file, base):
     """Return two names that a source may have, Paths.
 
     The path below the folder given, or below the part of the glob that is no pattern; and the same
-    with that folder's name before it, for all where the first would not do. Of an address: its
-    letters.
+    with that folder's name before it, for all where the first would not do; the current folder has
+    none. Of an address: its letters.
     """
     if isinstance(file, str):
         return 2 * [Path(re.sub(r"[^\w-]+", "_", file).strip("_"))]
@@ -123,13 +123,13 @@ def _names(file, base):
     short = file.relative_to(folder)
     if ".." in short.parts:
         short = Path(file.name)
-    return short, os.path.basename(os.path.abspath(folder)) / short
+    return short, (folder.name and os.path.basename(os.path.abspath(folder))) / short
 
 
 def _shortest_names(choices):
     """Choose what tells sources apart; choices: the `_names` of each. Returns texts."""
     short, long = map(_with_suffix_where_needed, zip(*choices, strict=True))
-    return short if len(set(short)) == len(short) else long
+    return long if len(set(long)) > len(set(short)) else short
 
 
 def _with_suffix_where_needed(names):

@@ -40,15 +40,15 @@ def read(vgg):
     missing = [name for name in CONVOLUTION_NAMES if name not in weights]
     if missing:
         raise UserError(f"{path}: has no layer {missing[0]}; expected a Keras VGG16 file")
+    weights = {name: weights[name] for name in CONVOLUTION_NAMES} | head
     _refuse_other_shapes(weights, path)
-    return {name: weights[name] for name in CONVOLUTION_NAMES} | head
+    return weights
 
 
 def _refuse_other_shapes(weights, path):
     """Raise UserError where a convolution does not take what the one before it gives."""
     channels = 3
-    for name in CONVOLUTION_NAMES:
-        kernel, bias = weights[name]
+    for name, (kernel, bias) in weights.items():
         if kernel.ndim != 4 or kernel.shape[2:] != (channels, len(bias)):
             raise UserError(
                 f"{path}: {name} has a kernel of {list(kernel.shape)} and a bias of {len(bias)}; "

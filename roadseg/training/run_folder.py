@@ -215,6 +215,8 @@ def _fixed(settings):
     """Return the settings that must not change, passed through JSON: {name: value}."""
     fixed = {name: settings.get(name) for name in FIXED_SETTINGS}
     fixed |= {f"recipe's {name}": value for name, value in recipe_of(settings).items()}
+    if fixed["vgg"] not in ("conv", "none"):  # whose file decides; earlier runs noted another
+        fixed.pop("recipe's head_channels", None)
     return json.loads(json.dumps(fixed))
 
 

@@ -31,6 +31,18 @@ def write_sound_film(path, frames, rate=10, is_mute=False):
     return path
 
 
+def shift_packets(path, shifted, milliseconds):
+    """Copy a film packet by packet, each later by milliseconds(kind of its stream, its time)."""
+    with av.open(str(path)) as film, av.open(str(shifted), "w") as copy:
+        streams = [copy.add_stream_from_template(stream) for stream in film.streams]
+        for packet in film.demux():
+            if packet.size:
+                packet.stream = streams[packet.stream.index]
+                later = milliseconds(packet.stream.type, packet.pts)
+                packet.pts, packet.dts = packet.pts + later, None
+                copy.mux(packet)
+
+
 def packets_of(path, kind):
     """Return (times in seconds, contents) of the packets of a file's first sound or film."""
     with av.open(str(path)) as container:
@@ -91,17 +103,23 @@ def test_a_damaged_sound_costs_a_part_of_it_alone(trained, frames, tmp_path, cap
 def test_a_sound_whose_time_jumps_ahead_is_told(trained, frames, tmp_path, capsys):
     """From 0.5 s on it would be heard an hour later."""
     path = write_sound_film(tmp_path / "whole.mkv", 2 * [frame[:30, :44] for frame in frames])
-    with av.open(str(path)) as whole, av.open(str(tmp_path / "a.mkv"), "w") as jumping:
-        streams = [jumping.add_stream_from_template(stream) for stream in whole.streams]
-        for packet in whole.demux():
-            if packet.size:
-                packet.stream = streams[packet.stream.index]
-                if packet.stream.type == "audio" and packet.pts > 500:
-                    packet.pts = packet.dts = packet.pts + 3_600_000
-                jumping.mux(packet)
+    hour = 3_600_000
+    shift_packets(path, tmp_path / "a.mkv", lambda kind, ms: hour * (kind == "audio" and ms > 500))
     assert run_predict(trained, tmp_path / "a.mkv", "--output", tmp_path) == 0
-    assert "its sound jumps to 3600.5 s: it is left out from 0.5 s on" in capsys.readouterr().out
+    assert "its sound goes from 0.5 to 3600.5 s: the rest is left out" in capsys.readouterr().out
     assert len(read_video(tmp_path / "a_overlay.mp4")[0]) == 24
+
+
+def test_a_sound_that_begins_before_the_pictures_goes_on_with_them(
+    trained, frames, tmp_path, capsys
+):
+    """A second before, which has no picture to be heard beside."""
+    path = write_sound_film(tmp_path / "whole.mkv", 2 * [frame[:30, :44] for frame in frames])
+    shift_packets(path, tmp_path / "a.mkv", lambda kind, ms: 1000 * (kind == "video"))
+    assert run_predict(trained, tmp_path / "a.mkv", "--output", tmp_path) == 0
+    assert "its sound" not in capsys.readouterr().out
+    heard, contents = packets_of(tmp_path / "a_overlay.mp4", "audio")
+    assert contents[0] in packets_of(path, "audio")[1] and heard[0] < 0.05 and heard[-1] > 1.2
 
 
 def test_a_sound_without_a_packet_is_told(trained, frames, tmp_path, capsys):
@@ -118,7 +136,11 @@ def test_two_sounds_may_lie_in_turns_in_a_file(tmp_path):
     film.start_seconds, film.notes, sound.copies = 0.0, [], {0: "first", 1: "second"}
     packets = [
         SimpleNamespace(
-            pts=ms, dts=ms, time_base=Fraction(1, 1000), stream=SimpleNamespace(index=n)
+            pts=ms,
+            dts=ms,
+            duration=500,
+            time_base=Fraction(1, 1000),
+            stream=SimpleNamespace(index=n),
         )
         for start in (0, 1500)
         for n in (0, 1)

@@ -1,6 +1,7 @@
 """Whatever holds pictures or videos is found, and what is not answered is told."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -63,8 +64,23 @@ def test_drives_with_the_same_names_stay_apart(album, monkeypatch):
     for texts in (["one", "two"], ["one/*", "two"], [f"{album}/two/../one", f"{album}/two"]):
         found, *_ = sources.find_sources(texts)
         assert sorted(source.name for source in found) == sorted(expected)
-    found, *_ = sources.find_sources(["one/0.png", "two/0.png"])
-    assert [source.name for source in found] == ["one/0", "two/0"]
+    for texts, names in (
+        (["one/0.png", "two/0.png"], ["one/0", "two/0"]),
+        (["dot.png", "one/0.png", "two/0.png"], ["dot", "one/0", "two/0"]),
+        ([".", "one/0.png"], None),
+    ):
+        found, *_ = sources.find_sources(texts)
+        assert names in (None, [source.name for source in found])
+        assert len({source.name for source in found}) == len(found)
+
+
+@pytest.mark.parametrize("text", ["missing/**", "link.png", "circle.png"])
+def test_what_leads_nowhere_is_told(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("link.png").symlink_to("nowhere.png")
+    Path("circle.png").symlink_to("circle.png")
+    with pytest.raises(UserError, match=f"{re.escape(text)}: nothing found"):
+        sources.find_sources([text])
 
 
 def test_what_a_glob_finds_elsewhere_is_named_by_its_file(album, monkeypatch):

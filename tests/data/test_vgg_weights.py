@@ -117,12 +117,13 @@ def test_weights_that_are_damaged_inside_are_named(save, narrow_vgg, tmp_path):
         vgg_weights.read(str(path))
 
 
-def test_layers_of_other_shapes_are_named(narrow_vgg, tmp_path):
-    """Here a network of grey pictures."""
+@pytest.mark.parametrize("layer", ["block1_conv1", "fc6"])
+def test_layers_of_other_shapes_are_named(layer, narrow_vgg, tmp_path):
+    """Such as that of a network of grey pictures."""
     path = tmp_path / "grey.npz"
     with np.load(narrow_vgg) as whole:
         arrays = dict(whole)
-    arrays["block1_conv1/kernel"] = arrays["block1_conv1/kernel"][:, :, :1]
+    arrays[f"{layer}/kernel"] = arrays[f"{layer}/kernel"][:, :, :1]
     np.savez(path, **arrays)
-    with pytest.raises(UserError, match=r"block1_conv1 has a kernel of \[3, 3, 1, 4\]"):
+    with pytest.raises(UserError, match=rf"{layer} has a kernel of \[., ., 1, .\]"):
         vgg_weights.read(str(path))

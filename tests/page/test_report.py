@@ -166,7 +166,9 @@ def test_a_missing_package_of_the_report_is_told_in_one_line(trained):
     code = f"{WITHOUT_KERAS}, report; sys.exit(report.main([{str(trained)!r}]))"
     done = subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("this needs imageio and h5py and jinja2: pip install -r req")
+    assert done.stderr.startswith(
+        "this needs imageio and scipy and h5py and jinja2: pip install -r req"
+    )
 
 
 def test_the_report_warns_of_drawn_scenes(tmp_path):

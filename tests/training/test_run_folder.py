@@ -125,10 +125,11 @@ def test_another_recipe_is_refused_by_the_name_of_its_field(trained, drawn, tmp_
 def test_a_run_whose_skips_stand_beside_its_recipe_has_the_same_recipe(
     trained, drawn, tmp_path, capsys
 ):
-    """As in earlier runs: it may resume."""
+    """As in earlier runs: it may resume. They also noted a head that their weights did not have."""
     shutil.copytree(trained, tmp_path / "first")
     settings = read_json(tmp_path / "first" / "settings.json")
-    skips, recipe = settings["recipe"]["skips"], settings["recipe"] | {"skips": None}
+    skips = settings["recipe"]["skips"]
+    recipe = settings["recipe"] | {"skips": None, "head_channels": 512}
     write_json(tmp_path / "first" / "settings.json", settings | {"recipe": recipe, "skips": skips})
     assert run_main("--data-dir", drawn, "--runs-dir", tmp_path, "--run", "first") == 0
     assert "this run is finished" in capsys.readouterr().out
