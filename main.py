@@ -393,13 +393,7 @@ def run(arguments, stopping, team=ONE_DEVICE, changes=None):
         "data_digest": team.from_first(check_data),
     }
 
-    def read_weights():
-        vgg = arguments.vgg
-        if vgg == "full":
-            vgg = helper.maybe_download_pretrained_vgg(arguments.data_dir)
-        return vgg_weights.read(vgg)
-
-    weights = team.first_then_others(read_weights)
+    weights = team.first_then_others(functools.partial(read_weights, arguments))
     head = {"head_channels": weights["fc6"][0].shape[-1]} if "fc6" in weights else {}
     recipe = replace(RECIPE, **(data_set.recipe | (changes or {}) | head))
     settings["recipe"] = asdict(recipe)
@@ -418,6 +412,14 @@ def run(arguments, stopping, team=ONE_DEVICE, changes=None):
         with disk_errors(folder):
             team.from_first(lambda: write_results(job, network, answering_network, save))
     return folder
+
+
+def read_weights(arguments):
+    """Read the weights to start on, as `vgg_weights.read`; the full VGG16 is downloaded first."""
+    vgg = arguments.vgg
+    if vgg == "full":
+        vgg = helper.maybe_download_pretrained_vgg(arguments.data_dir)
+    return vgg_weights.read(vgg)
 
 
 def build_networks(weights, job):

@@ -45,15 +45,18 @@ class Sound:
                     self._tell("begins anew, as in files that were joined: the rest is left out")
                     self.next, self.packets = None, iter(())
                     return
-                self.heard[packet.stream.index] = heard
-                self.end = max(self.end, heard + float((packet.duration or 0) * packet.time_base))
-                shift = round(self.source.start_seconds / packet.time_base)
-                packet.pts, packet.dts = packet.pts - shift, (packet.dts or packet.pts) - shift
-                packet.stream = self.copies[packet.stream.index]
-                if packet.pts >= 0:
-                    with self._telling():
-                        container.mux(packet)
+                self._copy(packet, heard, container)
             self.next = None
+
+    def _copy(self, packet, heard, container):
+        self.heard[packet.stream.index] = heard
+        self.end = max(self.end, heard + float((packet.duration or 0) * packet.time_base))
+        shift = round(self.source.start_seconds / packet.time_base)
+        packet.pts, packet.dts = packet.pts - shift, (packet.dts or packet.pts) - shift
+        packet.stream = self.copies[packet.stream.index]
+        if packet.pts >= 0:
+            with self._telling():
+                container.mux(packet)
 
     def finish(self, seconds, container):
         """Copy the rest up to the end of the pictures; tell what a damaged time hid."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from roadseg.data import vgg_weights
 from roadseg.data.datasets import FCN_8S, row_of
-from roadseg.errors import UserError
+from roadseg.errors import refuse_missing
 from roadseg.files import read_json, write_text
 from roadseg.page.charts import SCORES, charts_by_epoch, charts_of_road, score_column
 from roadseg.page.gallery import key_of_errors
@@ -32,7 +32,10 @@ WORST_TEXTS = {"errors": "errors", "above": "errors, from above"}
 
 
 def write(folder):
-    """Write report.html from the files of a run folder. Returns its path."""
+    """Write report.html from the files of a run folder. Returns its path.
+
+    It lies in that folder; of the ready network in the current one.
+    """
     settings, metrics = (
         read_json(folder / f"{name}.json", missing={}) for name in ("settings", "metrics")
     )
@@ -47,7 +50,7 @@ def write(folder):
         title=row.title if row else "A run",
         stride=32 >> len(run_folder.recipe_of(settings).get("skips", FCN_8S)),
         settings=settings,
-        weights=vgg_weights.KINDS,
+        kinds_of_weights=vgg_weights.KINDS,
         shapes=shapes,
         settings_texts={name: json.dumps(value) for name, value in settings.items()},
         epochs=len(rows),
@@ -63,17 +66,16 @@ def write(folder):
         legend=row.legend if row else {},
         key_of_errors=key_of_errors(row.classes) if row else {},
     )
-    path = folder / "report.html"
+    path = run_folder.output_folder(folder) / "report.html"
     write_text(path, page)
     return path
 
 
 def load_template():
     """Load template.html. Raises UserError where Jinja2 is not installed."""
-    try:
-        import jinja2
-    except ImportError:
-        raise UserError("report.html needs Jinja2, which is missing: pip install jinja2") from None
+    refuse_missing(("jinja2",), "requirements.txt")
+    import jinja2
+
     folder = jinja2.FileSystemLoader(Path(__file__).parent)
     templates = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True)
     return templates.get_template("template.html")

@@ -171,6 +171,12 @@ def test_a_missing_package_of_the_report_is_told_in_one_line(trained):
     )
 
 
+def test_the_report_of_the_ready_network_lies_in_the_current_folder(ready, tmp_path):
+    """Its own stays as it is, as the fixture sees."""
+    assert report.main([str(ready)]) == 0
+    assert (tmp_path / "report.html").is_file()
+
+
 def test_the_report_warns_of_drawn_scenes(tmp_path):
     """Other words where training began with a network that knows real ones, and its licence."""
     settings = {"dataset": "synthetic", "labels": "drawn"}
